@@ -88,7 +88,7 @@ func NewMessage(s Source) (*Message, error) {
 		return nil, err
 	}
 	defer r.Close()
-	n, headLen, head, err := scan(r)
+	n, headLen, head, err := scan(io.LimitReader(r, max(s.Size(), 0)+1)) // a Source may lie about its size
 	if err != nil {
 		return nil, err
 	}
@@ -127,6 +127,9 @@ func scan(r io.Reader) (total, headLen int64, head []byte, err error) {
 		inHead = len(line) > 2
 	}
 	if inHead {
+		if !bytes.HasSuffix(buf.Bytes(), []byte("\r\n")) {
+			buf.WriteString("\r\n")
+		}
 		buf.WriteString("\r\n") // a header without a body; the empty line is ours
 		return total, total, buf.Bytes(), nil
 	}
