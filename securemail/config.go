@@ -24,8 +24,8 @@ type Config struct {
 	Service Actor
 	// Tenants nil: there is one tenant, "". Else an Actor of a known tenant is required, Service included.
 	Tenants Tenants
-	// Authorizer nil: the actions "send", "explain", "read.status" and "order" are allowed in the Actor's own tenant;
-	// everything else needs the role "admin".
+	// Authorizer nil: the actions "send", "read.status" and "order" are allowed in the Actor's own tenant; everything else
+	// needs the role "admin".
 	Authorizer Authorizer
 	// Encryptors, one a Method that the Policy can choose.
 	Encryptors []Encryptor

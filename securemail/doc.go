@@ -18,8 +18,7 @@
 // An [Authorizer] is asked by each exported call that reads content or changes policy, keys or state:
 //
 //	action         resource kind   asked by
-//	send           submission      Mailer.Send, SendTx, SendBatch, Replace
-//	explain        submission      Mailer.Explain
+//	send           submission      Mailer.Send, SendTx, SendBatch, Replace, Explain
 //	read.status    parcel          Mailer.Find, Wait
 //	order          parcel          Mailer.Order, Replace
 //	prove          event           audit: Prove through the host
@@ -27,7 +26,7 @@
 //	write.key      key             encrypt/keys: pin, approve, remove
 //	destroy        scope           keyring: Destroy through the host
 //
-// The built-in Authorizer allows the first four in the Actor's own tenant and asks the role "admin" for everything else.
+// The built-in Authorizer allows the first three in the Actor's own tenant and asks the role "admin" for everything else.
 //
 // # What it does not do
 //

@@ -1,0 +1,125 @@
+package securemail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"time"
+)
+
+var errNoDesk = errors.New("securemail: this Queue can't be looked into")
+
+// Find yields the statuses that q selects within the caller's tenant, in order of ParcelID. It asks for "read.status".
+func (m *Mailer) Find(ctx context.Context, q Query) iter.Seq2[Status, error] {
+	return func(yield func(Status, error) bool) {
+		ctx, a, _, err := m.may(ctx, actStatus, "parcel")
+		if err == nil && m.desk == nil {
+			err = errNoDesk
+		}
+		if err == nil && q.Tenant != "" && q.Tenant != a.Tenant {
+			err = fmt.Errorf("securemail: find: %w", ErrTenant)
+		}
+		if err != nil {
+			yield(Status{}, err)
+			return
+		}
+		q.Tenant = a.Tenant
+		for st, err := range m.desk.Find(ctx, q) {
+			if !yield(st, err) {
+				return
+			}
+		}
+	}
+}
+
+// Order tells the queue what to do with parcels of the caller's tenant; all or none. ErrFinal: one of them already ended,
+// or is leaving right now. It asks for "order" for each id.
+func (m *Mailer) Order(ctx context.Context, o Order, ids ...ParcelID) error {
+	names := make([]string, len(ids))
+	for i, id := range ids {
+		names[i] = string(id)
+	}
+	ctx, a, _, err := m.may(ctx, actOrder, "parcel", names...)
+	if err != nil {
+		return err
+	}
+	if m.desk == nil {
+		return errNoDesk
+	}
+	if o < Cancel || o > Retry || len(ids) == 0 {
+		return errors.New("securemail: order: unknown order or no parcel")
+	}
+	if err := m.desk.Order(ctx, o, a.Tenant, ids...); err != nil {
+		return err
+	}
+	if o == Cancel {
+		for _, id := range ids {
+			m.undo(ctx, id, "")
+		}
+	}
+	return nil
+}
+
+// Replace cancels what q selects and has not left yet, and sends d instead. A faulty d, or one that may not be sent,
+// changes nothing. q must select by Submission, Ref, Labels or IDs. Recipients whose parcel had left get d all the same.
+func (m *Mailer) Replace(ctx context.Context, q Query, d *Draft) (*Submission, error) {
+	if q.Submission == "" && q.Ref == "" && len(q.Labels) == 0 && len(q.IDs) == 0 {
+		return nil, errors.New("securemail: replace: the query selects everything")
+	}
+	b, err := m.prepare(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	var ids []ParcelID
+	for st, err := range m.Find(ctx, q) {
+		if err != nil {
+			return nil, err
+		}
+		if !st.State.Final() {
+			ids = append(ids, st.ID)
+		}
+	}
+	for _, id := range ids {
+		if err := m.Order(ctx, Cancel, id); err != nil && !errors.Is(err, ErrFinal) {
+			return nil, err
+		}
+	}
+	sub, err := m.c.Queue.Put(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	return answer(sub)
+}
+
+// Wait returns the statuses of s once nothing in it changes by itself any more: each is final, held, or uncertain without
+// a next try. Where ctx ends first it returns them as they are, with ctx's error. Somebody must run the queue meanwhile.
+func (m *Mailer) Wait(ctx context.Context, s *Submission) ([]Status, error) {
+	if s == nil {
+		return nil, errors.New("securemail: wait: no submission")
+	}
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
+		var sts []Status
+		settled := true
+		for st, err := range m.Find(ctx, Query{Submission: s.ID}) {
+			if err != nil {
+				return sts, err
+			}
+			sts = append(sts, st)
+			settled = settled && st.settled()
+		}
+		if settled {
+			return sts, nil
+		}
+		select {
+		case <-ctx.Done():
+			return sts, ctx.Err()
+		case <-time.After(pause):
+		}
+	}
+}
+
+// settled says that the state changes no more by itself.
+func (s Status) settled() bool {
+	return s.State.Final() || s.State == StateHeld || s.State == StateUncertain && s.Next.IsZero()
+}

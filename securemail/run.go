@@ -1,0 +1,310 @@
+package securemail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	takeWait   = time.Second            // how long Take may wait for work
+	idleFeed   = 200 * time.Millisecond // pause of a reader that has read all
+	feedBatch  = 256
+	firstPause = 50 * time.Millisecond
+	lastPause  = 5 * time.Second
+	undoTries  = 3
+
+	markTimeout = 10 * time.Second
+	undoTimeout = 30 * time.Second
+)
+
+// Run delivers what is due, feeds the Ledger and the Sinks, and runs the parts, until ctx ends. It then takes no more,
+// lets deliveries in flight finish for up to Config.Drain, feeds once more, stops the parts, and returns nil. It returns
+// early, with the part's error, when a part ends. Several processes may Run on one queue.
+func (m *Mailer) Run(ctx context.Context) error {
+	defer m.served()()
+	taking, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
+	var partsWG sync.WaitGroup
+	for _, r := range m.runners() {
+		partsWG.Go(func() {
+			if err := r.Run(parts); parts.Err() == nil {
+				stop(fmt.Errorf("securemail: a part ended: %w", errors.Join(err, errPartEnded)))
+			}
+		})
+	}
+	feeding, stopFeeding := context.WithCancel(context.WithoutCancel(ctx))
+	var feeders sync.WaitGroup
+	for _, r := range m.readers {
+		feeders.Go(func() { m.feed(feeding, r) })
+	}
+	m.takeAll(taking)
+	stopFeeding()
+	feeders.Wait()
+	stopParts()
+	partsWG.Wait()
+	if ctx.Err() == nil {
+		return context.Cause(taking)
+	}
+	return nil
+}
+
+var errPartEnded = errors.New("securemail: before it was told to")
+
+// RunDue makes one pass over what is due now, feeds the Ledger and the Sinks, and returns how many parcels it attempted.
+// It is for commands, timers and tests. The error joins what the queue and the readers said; parcels that failed are in
+// their own state, not in the error.
+func (m *Mailer) RunDue(ctx context.Context) (int, error) {
+	defer m.served()()
+	now, n := m.c.Now(), 0
+	stopBeat := m.heartbeat(ctx)
+	var errs []error
+	for ctx.Err() == nil {
+		ls, err := m.c.Queue.Take(ctx, now, m.c.Workers, 0)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("securemail: take: %w", err))
+		}
+		if err != nil || len(ls) == 0 {
+			break
+		}
+		var wg sync.WaitGroup
+		for _, l := range ls {
+			wg.Go(func() { m.carry(ctx, l) })
+		}
+		wg.Wait()
+		n += len(ls)
+	}
+	stopBeat()
+	for _, r := range m.readers {
+		if err := m.feedAll(ctx, r); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		errs = append(errs, err)
+	}
+	return n, errors.Join(errs...)
+}
+
+// heartbeat runs the Queue's own background work, if it has any, while RunDue works.
+func (m *Mailer) heartbeat(ctx context.Context) (stop func()) {
+	r, ok := m.c.Queue.(Runner)
+	if !ok {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.Run(ctx); err != nil && ctx.Err() == nil {
+			m.log.Error("securemail: the queue's background work ended")
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// served notes that somebody runs the queue, until the function it returns is called.
+func (m *Mailer) served() func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.running++
+	m.warned = false
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.running--
+		m.looked = m.c.Now()
+	}
+}
+
+// takeAll leases and carries out until taking ends, then waits for what is in flight, and cancels it after Drain.
+func (m *Mailer) takeAll(taking context.Context) {
+	work, stopWork := context.WithCancel(context.WithoutCancel(taking))
+	defer stopWork()
+	slots := make(chan struct{}, m.c.Workers)
+	var wg sync.WaitGroup
+	pause := firstPause
+	for taking.Err() == nil {
+		free := m.acquire(taking, slots)
+		if free == 0 {
+			break
+		}
+		ls, err := m.c.Queue.Take(taking, m.c.Now(), free, takeWait)
+		for range free - len(ls) {
+			<-slots
+		}
+		for _, l := range ls {
+			wg.Go(func() {
+				defer func() { <-slots }()
+				m.carry(work, l)
+			})
+		}
+		if err == nil {
+			pause = firstPause
+		} else if taking.Err() == nil {
+			m.log.Error("securemail: the queue can't be read; trying again")
+			sleep(taking, pause)
+			pause = min(2*pause, lastPause)
+		}
+	}
+	drain := time.AfterFunc(m.c.Drain, stopWork)
+	defer drain.Stop()
+	wg.Wait()
+}
+
+// acquire takes at least one slot, and all others that are free; 0: ctx ended.
+func (m *Mailer) acquire(ctx context.Context, slots chan struct{}) int {
+	select {
+	case slots <- struct{}{}:
+	case <-ctx.Done():
+		return 0
+	}
+	n := 1
+	for {
+		select {
+		case slots <- struct{}{}:
+			n++
+		default:
+			return n
+		}
+	}
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// carry attempts one lease and records what became of it.
+func (m *Mailer) carry(ctx context.Context, l *Lease) {
+	ctx, by := m.part(ctx, l.Parcel.Actor.Tenant)
+	a := m.newAttempt(l, by)
+	a.run(ctx)
+	e := a.event()
+	if !m.mark(ctx, Mark{Lease: l, Status: a.status, Events: append(a.faults, e)}) {
+		return
+	}
+	if a.status.State.Final() && (l.Attempt > 1 || len(a.tried) > 0) {
+		keep := Method("")
+		if a.status.State == StateDelivered {
+			keep = a.status.Choice.Method
+		}
+		m.undo(ctx, l.Parcel.ID, keep)
+	}
+}
+
+// mark repeats a Mark until it holds or the lease is lost; false: it was not recorded. Where ctx has ended it still tries
+// once: the outcome is known and must not be lost for a deadline.
+func (m *Mailer) mark(ctx context.Context, mk Mark) bool {
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		err := m.markOnce(ctx, mk)
+		if err == nil {
+			return true
+		}
+		if errors.Is(err, ErrLease) {
+			m.log.Warn("securemail: lease lost; another worker has the parcel", "parcel", string(mk.Status.ID))
+			return false
+		}
+		if ctx.Err() != nil {
+			// The lease runs out and the parcel is attempted again; an intent is then found to be uncertain.
+			m.log.Error("securemail: stopped before an outcome was recorded", "parcel", string(mk.Status.ID))
+			return false
+		}
+		m.log.Error("securemail: outcome not recorded yet; trying again", "parcel", string(mk.Status.ID))
+		sleep(ctx, pause)
+	}
+}
+
+func (m *Mailer) markOnce(ctx context.Context, mk Mark) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
+	defer cancel()
+	return m.c.Queue.Mark(ctx, mk)
+}
+
+// undo destroys what encryptors other than keep left behind for a parcel that ended.
+func (m *Mailer) undo(ctx context.Context, id ParcelID, keep Method) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	for method, e := range m.encryptors {
+		if method == keep {
+			continue
+		}
+		var err error
+		for try := range undoTries {
+			if err = e.Undo(ctx, id); err == nil {
+				break
+			}
+			sleep(ctx, firstPause<<try)
+		}
+		if err != nil {
+			m.undoFailed(ctx, id, method)
+		}
+	}
+}
+
+func (m *Mailer) undoFailed(ctx context.Context, id ParcelID, method Method) {
+	m.log.Error("securemail: a fallback could not be undone", "parcel", string(id), "method", string(method))
+	by, _ := ActorOf(ctx)
+	st := Status{Slip: Slip{ID: id, Actor: by}, Choice: Choice{Method: method}}
+	e := m.event(by, st)
+	e.Kind, e.Detail = "fault", map[string]string{"rule": "undo-failed", "method": string(method)}
+	if err := m.c.Outbox.Add(ctx, nil, e); err != nil {
+		m.log.Error("securemail: the fault could not be recorded", "parcel", string(id))
+	}
+}
+
+// feed gives events to one reader until feeding ends, and then once more what the last deliveries left, within Drain.
+func (m *Mailer) feed(feeding context.Context, r reader) {
+	pause := firstPause
+	for feeding.Err() == nil {
+		if err := m.feedAll(feeding, r); err == nil {
+			pause = firstPause
+			sleep(feeding, idleFeed)
+			continue
+		} else if feeding.Err() == nil {
+			m.log.Error("securemail: a reader of events failed; trying again", "reader", r.name)
+		}
+		sleep(feeding, pause)
+		pause = min(2*pause, lastPause)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(feeding), m.c.Drain)
+	defer cancel()
+	if err := m.feedAll(ctx, r); err != nil {
+		m.log.Error("securemail: events are left for the next run", "reader", r.name)
+	}
+}
+
+// feedAll gives r every event that waits for it. ErrRefused skips one; any other error stops, and nothing is lost.
+func (m *Mailer) feedAll(ctx context.Context, r reader) error {
+	for {
+		es, err := m.c.Outbox.Next(ctx, r.name, feedBatch)
+		if err != nil {
+			return fmt.Errorf("securemail: events: %w", err)
+		}
+		if len(es) == 0 {
+			return nil
+		}
+		last := ""
+		for _, e := range es {
+			if err = r.sink.Emit(ctx, e); err != nil && !errors.Is(err, ErrRefused) {
+				break
+			}
+			last, err = e.ID, nil
+		}
+		if last != "" {
+			if ackErr := m.c.Outbox.Ack(ctx, r.name, last); ackErr != nil {
+				return fmt.Errorf("securemail: events: %w", ackErr)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("securemail: sink %s: %w", r.name, err)
+		}
+	}
+}
