@@ -1,0 +1,207 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// maxBatch bounds the functions in one transaction, so that a follower's answer is never far.
+const maxBatch = 256
+
+// waiter is one caller of Commit.
+type waiter struct {
+	ctx  context.Context // carries values only: it never ends
+	fn   Func
+	done chan struct{} // closed when err and panicked are set
+
+	err      error
+	panicked any
+}
+
+func (w *waiter) finish(err error) {
+	w.err = err
+	close(w.done)
+}
+
+func (w *waiter) finished() bool {
+	select {
+	case <-w.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// Commit runs fn in a transaction that it may share with other callers' functions, and returns when that is durable.
+// An error of fn undoes fn alone and is returned as it is; a panic in it panics here. fn runs in another caller's
+// goroutine perhaps, and again where the database says "try again".
+//
+// A ctx that ends before fn was picked up: fn never runs, and ctx's error is returned. Once picked up, fn and the
+// commit are no longer stopped by ctx, and the answer is the true one: nil means committed, an error that nothing of fn
+// holds, but for [ErrUncertain]. fn's ctx has the caller's values and not his deadline.
+//
+// Commit must not be called from inside a Func, nor, with MaxOpenConns(1), while the caller holds a connection.
+func (d *DB) Commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	w := &waiter{ctx: context.WithoutCancel(ctx), fn: fn, done: make(chan struct{})}
+	d.s.push(w)
+	select {
+	case <-w.done:
+	case d.s.lead <- struct{}{}:
+		d.leadFor(ctx, w)
+	case <-ctx.Done():
+		if d.s.withdraw(w) {
+			return ctx.Err()
+		}
+	}
+	<-w.done
+	if w.panicked != nil {
+		panic(w.panicked)
+	}
+	return w.err
+}
+
+// leadFor runs rounds until w has its answer, then lets the next waiter lead.
+func (d *DB) leadFor(ctx context.Context, w *waiter) {
+	defer func() { <-d.s.lead }()
+	for !w.finished() {
+		if err := d.round(ctx); err != nil && d.s.withdraw(w) {
+			w.finish(err)
+		}
+	}
+}
+
+// round is one transaction. An error means that it did not begin, and nobody's function was picked up.
+func (d *DB) round(ctx context.Context) error {
+	t, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	batch := d.s.take()
+	defer func() { // deferred, so that nobody is left waiting where a function ends this goroutine
+		t.close()
+		for _, w := range batch {
+			switch {
+			case w.finished():
+			case w.panicked != nil:
+				w.finish(errPanicked)
+			default:
+				w.finish(d.Tx(w.ctx, w.guarded(d)))
+			}
+		}
+	}()
+	d.together(t, batch)
+	return nil
+}
+
+// together runs batch in t and answers everyone whose fate is known. Who has no answer afterwards was rolled back
+// without a fault of his own, or was asked to try again, and runs alone.
+func (d *DB) together(t *open, batch []*waiter) {
+	var held []*waiter
+	for _, w := range batch {
+		err := d.inside(t, w, len(batch) > 1)
+		switch {
+		case err == nil:
+			held = append(held, w)
+		case errors.Is(err, errBroken):
+			return
+		case !IsBusy(err):
+			w.finish(err)
+		}
+	}
+	if len(held) == 0 {
+		return
+	}
+	err := t.commit()
+	if err != nil && !errors.Is(err, ErrUncertain) && (len(held) > 1 || IsBusy(err)) {
+		return
+	}
+	for _, w := range held {
+		w.finish(err)
+	}
+}
+
+// errBroken says that the shared transaction is gone. SQLite drops it whole where the disk is full.
+var errBroken = errors.New("sqldb: shared transaction broken")
+
+// inside runs w's function, in a savepoint where it has company.
+func (d *DB) inside(t *open, w *waiter, company bool) error {
+	fn := w.guarded(d)
+	if !company {
+		return fn(w.ctx, t.Tx)
+	}
+	if _, err := t.ExecContext(w.ctx, "SAVEPOINT postseal"); err != nil {
+		return fmt.Errorf("%w: %w", errBroken, err)
+	}
+	err := fn(w.ctx, t.Tx)
+	if err != nil {
+		if _, err := t.ExecContext(w.ctx, "ROLLBACK TO SAVEPOINT postseal"); err != nil {
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+	}
+	if _, rerr := t.ExecContext(w.ctx, "RELEASE SAVEPOINT postseal"); rerr != nil {
+		return fmt.Errorf("%w: %w", errBroken, rerr)
+	}
+	return err
+}
+
+var errPanicked = errors.New("sqldb: function panicked")
+
+// guarded is w's function with a bound on a silent network, and with its panic kept for w's own goroutine.
+func (w *waiter) guarded(d *DB) Func {
+	return func(ctx context.Context, tx *sql.Tx) (err error) {
+		if d.Dialect == Postgres {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, netBound)
+			defer cancel()
+		}
+		returned := false
+		w.panicked = nil
+		defer func() {
+			if returned {
+				return
+			}
+			w.panicked = recover()
+			if w.panicked == nil { // runtime.Goexit
+				w.panicked = errPanicked
+			}
+			err = errPanicked
+		}()
+		err = w.fn(ctx, tx)
+		returned = true
+		return err
+	}
+}
+
+func (s *shared) push(w *waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting = append(s.waiting, w)
+}
+
+// withdraw takes w out before it was picked up; false: it was.
+func (s *shared) withdraw(w *waiter) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, v := range s.waiting {
+		if v == w {
+			s.waiting = append(s.waiting[:i], s.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// take picks up who waits, first come first served.
+func (s *shared) take() []*waiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := min(len(s.waiting), maxBatch)
+	batch := append([]*waiter(nil), s.waiting[:n]...)
+	s.waiting = append(s.waiting[:0], s.waiting[n:]...)
+	return batch
+}

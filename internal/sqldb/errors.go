@@ -1,0 +1,69 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+)
+
+// ErrUncertain says that the database did not answer a COMMIT: the transaction may or may not hold. What was written
+// must be looked up, by an id of the caller's, before it is written again.
+var ErrUncertain = errors.New("sqldb: the outcome of a commit is not known")
+
+// SQLite's primary result codes: https://www.sqlite.org/rescode.html
+const (
+	sqliteBusy     = 5
+	sqliteLocked   = 6
+	sqliteReadOnly = 8
+	sqliteIOErr    = 10
+	sqliteFull     = 13
+)
+
+// sqliteCode is the primary result code in err, 0 without one.
+func sqliteCode(err error) int {
+	var c interface{ Code() int }
+	if errors.As(err, &c) {
+		return c.Code() & 0xff
+	}
+	return 0
+}
+
+// sqlState is PostgreSQL's error code in err, "" without one.
+func sqlState(err error) string {
+	var s interface{ SQLState() string }
+	if errors.As(err, &s) {
+		return s.SQLState()
+	}
+	return ""
+}
+
+// IsBusy says that err is the database's "try again": a lock that another holds (SQLite BUSY, LOCKED; PostgreSQL 55P03),
+// a serialization failure (40001) or a deadlock (40P01). The transaction was rolled back.
+func IsBusy(err error) bool {
+	switch sqlState(err) {
+	case "40001", "40P01", "55P03":
+		return true
+	}
+	c := sqliteCode(err)
+	return c == sqliteBusy || c == sqliteLocked
+}
+
+// IsFull says that the database has no room left: SQLite FULL, PostgreSQL 53100.
+func IsFull(err error) bool {
+	return sqlState(err) == "53100" || sqliteCode(err) == sqliteFull
+}
+
+// IsReadOnly says that the database may not be written: SQLite READONLY, PostgreSQL 25006.
+func IsReadOnly(err error) bool {
+	return sqlState(err) == "25006" || sqliteCode(err) == sqliteReadOnly
+}
+
+// definite says that the database itself refused, so that nothing of the transaction holds. An I/O error during a
+// SQLite commit, a lost connection and a time-out leave that open.
+func definite(err error) bool {
+	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	c := sqliteCode(err)
+	return sqlState(err) != "" || c != 0 && c != sqliteIOErr
+}

@@ -1,0 +1,108 @@
+//go:build interop
+
+package sqldb_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+
+	"github.com/postseal/postseal/internal/sqldb"
+)
+
+func servers() map[string]opener {
+	return map[string]opener{"postgres": openPostgres, "postgres one connection": single(openPostgres)}
+}
+
+// openPostgres gives a schema of its own in the database that POSTSEAL_PG_DSN names, a postgres:// URL.
+func openPostgres(t testing.TB) *sql.DB {
+	t.Helper()
+	dsn := os.Getenv("POSTSEAL_PG_DSN")
+	require.NotEmpty(t, dsn, "the interop lane needs POSTSEAL_PG_DSN, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
+	admin, err := sql.Open("pgx", dsn)
+	require.NoError(t, err)
+	schema := fmt.Sprintf("t%d", rand.Uint64())
+	_, err = admin.Exec("CREATE SCHEMA " + schema)
+	require.NoError(t, err)
+	db, err := sql.Open("pgx", dsn+"&search_path="+schema)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, db.Close())
+		_, err := admin.Exec("DROP SCHEMA " + schema + " CASCADE")
+		require.NoError(t, err)
+		require.NoError(t, admin.Close())
+	})
+	return db
+}
+
+func TestPostgresSettings(t *testing.T) {
+	db := openPostgres(t)
+	d, err := sqldb.Of(t.Context(), db)
+	require.NoError(t, err)
+	require.NoError(t, d.CheckDurable(t.Context()))
+	db.SetMaxOpenConns(1)
+	_, err = db.Exec("SET synchronous_commit=off")
+	require.NoError(t, err)
+	require.ErrorContains(t, d.CheckDurable(t.Context()), "synchronous_commit")
+}
+
+func TestPostgresDeadlockIsRepeated(t *testing.T) {
+	db := openPostgres(t)
+	d, err := sqldb.Of(t.Context(), db)
+	require.NoError(t, err)
+	require.NoError(t, d.Migrate(t.Context(), "t", []string{"CREATE TABLE t_rows (v {int}, b {bytes});\nINSERT INTO t_rows VALUES (1), (2)"}))
+	touch := func(a, b int) sqldb.Func {
+		return func(ctx context.Context, tx *sql.Tx) error {
+			if _, err := tx.ExecContext(ctx, "UPDATE t_rows SET b=NULL WHERE v=$1", a); err != nil {
+				return err
+			}
+			time.Sleep(50 * time.Millisecond)
+			_, err := tx.ExecContext(ctx, "UPDATE t_rows SET b=NULL WHERE v=$1", b)
+			return err
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range 2 {
+		wg.Go(func() {
+			if err := d.Tx(t.Context(), touch(1+i, 2-i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestPostgresLostConnection(t *testing.T) {
+	db := openPostgres(t)
+	d, err := sqldb.Of(t.Context(), db)
+	require.NoError(t, err)
+	require.NoError(t, d.Migrate(t.Context(), "t", []string{"CREATE TABLE t_rows (v {int}, b {bytes})"}))
+	kill := func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "SELECT pg_terminate_backend(pg_backend_pid())")
+		return err
+	}
+	var wg sync.WaitGroup
+	for i := range 32 {
+		wg.Go(func() {
+			if i == 7 {
+				if err := d.Commit(t.Context(), kill); err == nil {
+					t.Error("no error")
+				}
+				return
+			}
+			if err := d.Commit(t.Context(), insert(d, i)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 31, count(t, db))
+}
