@@ -1,0 +1,101 @@
+package dnspeer_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/postseal/postseal/internal/dnspeer"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func ask(t *testing.T, p *dnspeer.Peer, network, name string, qtype uint16) (*dns.Msg, error) {
+	t.Helper()
+	c := dns.Client{Net: network, Timeout: 200 * time.Millisecond}
+	m, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype).SetEdns0(1232, true), p.Addr())
+	return m, err
+}
+
+func TestZone(t *testing.T) {
+	many := []string{}
+	for range 200 {
+		many = append(many, "TXT \"0123456789012345678901234567890123456789"+string(rune('a'+len(many)%26))+string(rune('a'+len(many)/26))+"\"")
+	}
+	p, err := dnspeer.Start(dnspeer.Zone{
+		"Example.test":       {"MX 10 mx.example.test.", "MX 20 mx2.example.test.", dnspeer.Secure},
+		"mx.example.test":    {"A 127.0.0.1", "AAAA ::1"},
+		"alias.test":         {"CNAME example.test.", dnspeer.Secure},
+		"half.test":          {"CNAME mx.example.test.", dnspeer.Secure},
+		"loop.test":          {"CNAME loop.test."},
+		"fail.test":          {dnspeer.ServFail},
+		"ref.test":           {dnspeer.Refused},
+		"slow.test":          {dnspeer.Timeout},
+		"tc.test":            {"A 127.0.0.2", dnspeer.Truncate},
+		"id.test":            {"A 127.0.0.2", dnspeer.WrongID},
+		"many.test":          many,
+		"_25._tcp.mx.a.test": {"TLSA 3 1 1 0000000000000000000000000000000000000000000000000000000000000000"},
+	})
+	require.NoError(t, err)
+	defer p.Close()
+
+	for _, c := range []struct {
+		name    string
+		qtype   uint16
+		rcode   int
+		answers int
+		ad      bool
+	}{
+		{"example.test", dns.TypeMX, dns.RcodeSuccess, 2, true},
+		{"EXAMPLE.test", dns.TypeA, dns.RcodeSuccess, 0, true},
+		{"mx.example.test", dns.TypeAAAA, dns.RcodeSuccess, 1, false},
+		{"alias.test", dns.TypeMX, dns.RcodeSuccess, 3, true},
+		{"half.test", dns.TypeA, dns.RcodeSuccess, 2, false},
+		{"loop.test", dns.TypeA, dns.RcodeSuccess, 10, false},
+		{"none.test", dns.TypeA, dns.RcodeNameError, 0, false},
+		{"fail.test", dns.TypeA, dns.RcodeServerFailure, 0, false},
+		{"ref.test", dns.TypeA, dns.RcodeRefused, 0, false},
+		{"_25._tcp.mx.a.test", dns.TypeTLSA, dns.RcodeSuccess, 1, false},
+	} {
+		m, err := ask(t, p, "udp", c.name, c.qtype)
+		require.NoError(t, err, c.name)
+		require.Equal(t, c.rcode, m.Rcode, c.name)
+		require.Len(t, m.Answer, c.answers, c.name)
+		require.Equal(t, c.ad, m.AuthenticatedData, c.name)
+	}
+	_, err = ask(t, p, "udp", "slow.test", dns.TypeA)
+	require.Error(t, err)
+	_, err = ask(t, p, "udp", "id.test", dns.TypeA)
+	require.Error(t, err)
+	for _, name := range []string{"tc.test", "many.test"} {
+		m, err := ask(t, p, "udp", name, dns.TypeA)
+		if name == "many.test" {
+			m, err = ask(t, p, "udp", name, dns.TypeTXT)
+		}
+		require.NoError(t, err)
+		require.True(t, m.Truncated, name)
+	}
+	m, err := ask(t, p, "tcp", "many.test", dns.TypeTXT)
+	require.NoError(t, err)
+	require.Len(t, m.Answer, 200)
+
+	qs := p.Queries()
+	require.Equal(t, dnspeer.Query{Name: "example.test", Type: "MX", Network: "udp", EDNS: true, DO: true}, qs[0])
+	require.Equal(t, "tcp", qs[len(qs)-1].Network)
+
+	require.NoError(t, p.Set(dnspeer.Zone{"new.test": {"A 127.0.0.3"}}))
+	c := dns.Client{Timeout: time.Second}
+	m, _, err = c.Exchange(new(dns.Msg).SetQuestion("new.test.", dns.TypeA), p.Addr())
+	require.NoError(t, err)
+	require.Len(t, m.Answer, 1)
+	require.Nil(t, m.IsEdns0())
+}
+
+func TestBadRecord(t *testing.T) {
+	_, err := dnspeer.Start(dnspeer.Zone{"x.test": {"MX nonsense"}})
+	require.Error(t, err)
+	require.NotContains(t, err.Error(), "%!")
+}
