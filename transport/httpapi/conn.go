@@ -1,0 +1,186 @@
+package httpapi
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// conn is a connection to the endpoint that was proved when it was made.
+type conn struct {
+	net.Conn
+	raw    net.Conn             // below TLS
+	tls    *securemail.TLSFacts // nil for loopback HTTP
+	limit  *io.LimitedReader    // what the far end may still say in this exchange
+	br     *bufio.Reader        // reads limit
+	reused bool
+	idle   time.Time // since when it is in the pool
+}
+
+// wire is what c proves now: the agreement may end while a connection is kept.
+func (t *Transport) wire(c *conn) securemail.Wire {
+	w := securemail.Wire{TLS: c.tls}
+	w.Hop, w.Operator = t.road()
+	if c.tls != nil {
+		w.Proof = securemail.ProofConfigured
+		w.Reasons = append(w.Reasons, securemail.Reason{Rule: "httpapi.configured", Text: "the certificate names the configured endpoint"})
+	} else {
+		w.Reasons = append(w.Reasons, securemail.Reason{Rule: "httpapi.clear", Text: "loopback HTTP without TLS"})
+	}
+	if w.Hop == securemail.HopRelay {
+		w.Reasons = append(w.Reasons, t.roadReason())
+	}
+	return w
+}
+
+// connect takes a live connection from the pool or makes one. The error is a *ChannelError where a handshake showed
+// that the endpoint can't be proved, else a *DeliveryError.
+func (t *Transport) connect(ctx context.Context) (*conn, error) {
+	if c := t.pool.take(); c != nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.opts.Timeout)
+	defer cancel()
+	nc, err := t.opts.Dial(ctx, "tcp", t.endpoint.Host)
+	if err != nil {
+		return nil, fault("connect", fmt.Errorf("httpapi: connect: %w", err))
+	}
+	c := &conn{Conn: nc, raw: nc}
+	if t.endpoint.Scheme == "https" {
+		tc := tls.Client(nc, &tls.Config{
+			ServerName: t.endpoint.Hostname(), RootCAs: t.opts.RootCAs, MinVersion: tls.VersionTLS12,
+			NextProtos: []string{"http/1.1"}, Time: t.opts.Now,
+		})
+		if err := tc.HandshakeContext(ctx); err != nil {
+			nc.Close()
+			return nil, t.handshakeError(ctx, err)
+		}
+		cs := tc.ConnectionState()
+		c.Conn, c.tls = tc, securemail.TLSFactsOf(&cs)
+	}
+	c.limit = &io.LimitedReader{R: c.Conn}
+	c.br = bufio.NewReader(c.limit)
+	return c, nil
+}
+
+// handshakeError tells what the endpoint showed from what the network did: an outage is not "there is no TLS".
+func (t *Transport) handshakeError(ctx context.Context, err error) error {
+	if ctx.Err() != nil || network(err) {
+		return fault("connect", fmt.Errorf("httpapi: TLS handshake: %w", err))
+	}
+	w := securemail.Wire{}
+	w.Hop, w.Operator = t.road()
+	w.Reasons = []securemail.Reason{handshakeReason(err)}
+	return &securemail.ChannelError{Temporary: true, Wire: w}
+}
+
+// handshakeReason names the rule in words of ours: the errors themselves quote the far end's certificate.
+func handshakeReason(err error) securemail.Reason {
+	_, name := errors.AsType[x509.HostnameError](err)
+	_, cert := errors.AsType[*tls.CertificateVerificationError](err)
+	_, record := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case name:
+		return securemail.Reason{Rule: "httpapi.name", Text: "the certificate does not name the endpoint"}
+	case cert:
+		return securemail.Reason{Rule: "httpapi.chain", Text: "the certificate's chain is not trusted"}
+	case record:
+		return securemail.Reason{Rule: "httpapi.notls", Text: "the endpoint does not speak TLS"}
+	}
+	return securemail.Reason{Rule: "httpapi.handshake", Text: "the endpoint offers no TLS 1.2 or later with an approved suite"}
+}
+
+// network says whether err is the network's: a time-out, a closed or reset connection. An alert of the far end comes as
+// an OpError too and is none.
+func network(err error) bool {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		return op.Op != "remote error" && op.Op != "local error"
+	}
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || os.IsTimeout(err)
+}
+
+// maxIdle is how long a connection waits in the pool at most.
+const maxIdle = 20 * time.Second
+
+// pool keeps proved connections between deliveries, the youngest on top.
+type pool struct {
+	mu   sync.Mutex // guards idle
+	idle []*conn
+	max  int
+}
+
+// take returns a connection that still seems alive, or nil.
+func (p *pool) take() *conn {
+	for {
+		c := p.pop()
+		if c == nil {
+			return nil
+		}
+		if time.Since(c.idle) < maxIdle && c.alive() {
+			c.reused = true
+			return c
+		}
+		c.Close()
+	}
+}
+
+func (p *pool) pop() *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 {
+		return nil
+	}
+	c := p.idle[len(p.idle)-1]
+	p.idle = p.idle[:len(p.idle)-1]
+	return c
+}
+
+func (p *pool) put(c *conn) {
+	c.idle = time.Now()
+	if old := p.push(c); old != nil {
+		old.Close()
+	}
+}
+
+// push adds c and returns the connection that has no place any more: the oldest, or c itself.
+func (p *pool) push(c *conn) *conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.max <= 0 {
+		return c
+	}
+	p.idle = append(p.idle, c)
+	if len(p.idle) <= p.max {
+		return nil
+	}
+	old := p.idle[0]
+	p.idle = p.idle[1:]
+	return old
+}
+
+func (p *pool) drain() {
+	for c := p.pop(); c != nil; c = p.pop() {
+		c.Close()
+	}
+}
+
+// alive looks whether the endpoint closed c, or said something unasked, while it waited: it reads for a millisecond and
+// must get nothing. What this can't see in time ends as uncertain, or as a fresh connection where Intend is not reached.
+func (c *conn) alive() bool {
+	if c.SetReadDeadline(time.Now().Add(time.Millisecond)) != nil {
+		return false
+	}
+	c.limit.N = 1
+	_, err := c.br.Peek(1)
+	return errors.Is(err, os.ErrDeadlineExceeded) && c.SetReadDeadline(time.Time{}) == nil
+}
