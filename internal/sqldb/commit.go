@@ -18,6 +18,7 @@ type waiter struct {
 
 	err      error
 	panicked any
+	alone    bool // err is the database's "try again": the caller does so by himself
 }
 
 func (w *waiter) finish(err error) {
@@ -59,6 +60,9 @@ func (d *DB) Commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx
 		}
 	}
 	<-w.done
+	if w.alone {
+		w.err = d.Tx(w.ctx, w.guarded(d))
+	}
 	if w.panicked != nil {
 		panic(w.panicked)
 	}
@@ -81,6 +85,10 @@ func (d *DB) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.impatient(ctx, t); err != nil {
+		t.close()
+		return err
+	}
 	batch := d.s.take()
 	defer func() { // deferred, so that nobody is left waiting where a function ends this goroutine
 		t.close()
@@ -98,8 +106,9 @@ func (d *DB) round(ctx context.Context) error {
 	return nil
 }
 
-// together runs batch in t and answers everyone whose fate is known. Who has no answer afterwards was rolled back
-// without a fault of his own, or was asked to try again, and runs alone.
+// together runs batch in t and answers everyone whose fate is known. Who was asked to try again does so in a transaction
+// of his own, so that a lock that he waits for stops nobody else. Who has no answer afterwards was rolled back without
+// a fault of his own.
 func (d *DB) together(t *open, batch []*waiter) {
 	var held []*waiter
 	for _, w := range batch {
@@ -109,7 +118,8 @@ func (d *DB) together(t *open, batch []*waiter) {
 			held = append(held, w)
 		case errors.Is(err, errBroken):
 			return
-		case !IsBusy(err):
+		default:
+			w.alone = IsBusy(err)
 			w.finish(err)
 		}
 	}

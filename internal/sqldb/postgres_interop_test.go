@@ -106,3 +106,33 @@ func TestPostgresLostConnection(t *testing.T) {
 	wg.Wait()
 	require.Equal(t, 31, count(t, db))
 }
+
+// A lock that somebody outside holds stops the one who wants it, and nobody else.
+func TestPostgresForeignLock(t *testing.T) {
+	db := openPostgres(t)
+	d, err := sqldb.Of(t.Context(), db)
+	require.NoError(t, err)
+	require.NoError(t, d.Migrate(t.Context(), "t", []string{"CREATE TABLE t_rows (v {int} UNIQUE, b {bytes})"}))
+	tx, err := db.Begin()
+	require.NoError(t, err)
+	require.NoError(t, insert(d, 1)(t.Context(), tx))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		err := d.Commit(t.Context(), func(ctx context.Context, tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "INSERT INTO t_rows (v) VALUES (1) ON CONFLICT DO NOTHING")
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	time.Sleep(700 * time.Millisecond)
+	for i := range 10 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		require.NoError(t, d.Commit(ctx, insert(d, 10+i)))
+		cancel()
+	}
+	require.NoError(t, tx.Commit())
+	wg.Wait()
+	require.Equal(t, 11, count(t, db))
+}

@@ -11,11 +11,13 @@ import (
 
 // Bounds of repeating and of waiting.
 const (
-	busyFor   = 15 * time.Second     // a lock is asked for again for so long
-	firstWait = 2 * time.Millisecond // doubling, with jitter
-	maxWait   = 250 * time.Millisecond
-	maxRuns   = 10               // of one function
-	netBound  = 30 * time.Second // a PostgreSQL that answers nothing
+	busyFor        = 15 * time.Second     // a lock is asked for again for so long
+	firstWait      = 2 * time.Millisecond // doubling, with jitter
+	maxWait        = 250 * time.Millisecond
+	maxRuns        = 10 // of one function
+	sharedPatience = "SET LOCAL lock_timeout='500ms'"
+
+	netBound = 30 * time.Second // a PostgreSQL that answers nothing
 )
 
 // Tx runs fn in a transaction of its own and commits it. Where the database says "try again" ([IsBusy]) it runs fn
@@ -101,6 +103,17 @@ func (d *DB) beginOnce(ctx context.Context) (_ *open, err error) {
 		}
 	}
 	return t, nil
+}
+
+// impatient makes a shared PostgreSQL transaction give up a lock that somebody outside holds.
+func (d *DB) impatient(ctx context.Context, t *open) error {
+	if d.Dialect != Postgres {
+		return nil
+	}
+	if _, err := t.ExecContext(ctx, sharedPatience); err != nil {
+		return fmt.Errorf("sqldb: lock timeout: %w", err)
+	}
+	return nil
 }
 
 // writeLock makes a deferred transaction what BEGIN IMMEDIATE is: a write that touches no row takes the lock, waits for
