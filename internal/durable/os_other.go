@@ -1,0 +1,17 @@
+//go:build !unix
+
+package durable
+
+import (
+	"errors"
+	"os"
+)
+
+// SyncDir does nothing: this system has no way to sync a folder, or needs none.
+func SyncDir(string) error { return nil }
+
+// lockFile fails: without a lock between processes nothing here is safe. todo: LockFileEx on Windows.
+func lockFile(*os.File) error { return errors.ErrUnsupported }
+
+// Private can't be told from the mode bits on this system.
+func Private(os.FileInfo) bool { return true }

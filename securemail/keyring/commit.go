@@ -1,0 +1,278 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/postseal/postseal/internal/durable"
+	"github.com/postseal/postseal/internal/seal"
+)
+
+// order is what one caller wants of the ledger.
+type order struct {
+	create, destroy []scopeID
+	rotate, root    bool
+}
+
+// batch is the orders of all callers that came while the batch before was being made durable. Its first caller leads:
+// he carries it out, and the others wait for done.
+type batch struct {
+	create, destroy map[scopeID]bool
+	rotate, root    bool
+
+	done chan struct{}
+	// The fields below are set before done is closed.
+	ends map[scopeID]ending
+	err  error
+	// orphaned: the leader's context ended before he began; another caller must lead.
+	orphaned bool
+}
+
+func (b *batch) add(o order) {
+	for _, id := range o.create {
+		b.create[id] = true
+	}
+	for _, id := range o.destroy {
+		b.destroy[id] = true
+	}
+	b.rotate = b.rotate || o.rotate
+	b.root = b.root || o.root
+}
+
+// commit carries out o together with the orders of other callers, and returns once it is durable.
+func (f *File) commit(ctx context.Context, o order) (*batch, error) {
+	for {
+		f.qmu.Lock()
+		b, lead := f.next, f.next == nil
+		if lead {
+			b = &batch{create: map[scopeID]bool{}, destroy: map[scopeID]bool{}, done: make(chan struct{})}
+			f.next = b
+		}
+		b.add(o)
+		f.qmu.Unlock()
+		if lead {
+			f.lead(ctx, b)
+			return b, b.err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-b.done:
+		}
+		if !b.orphaned {
+			return b, b.err
+		}
+	}
+}
+
+func (f *File) lead(ctx context.Context, b *batch) {
+	defer close(b.done)
+	err := f.exclusive(ctx, func() error {
+		f.take(b)
+		if b.err = f.catchUp(); b.err == nil {
+			b.err = f.carryOut(b)
+		}
+		return nil
+	})
+	if err != nil {
+		f.take(b)
+		b.err, b.orphaned = err, ctx.Err() != nil
+	}
+}
+
+// take closes b to further orders.
+func (f *File) take(b *batch) {
+	f.qmu.Lock()
+	defer f.qmu.Unlock()
+	if f.next == b {
+		f.next = nil
+	}
+}
+
+// exclusive runs do while no other goroutine and no other process changes the files.
+func (f *File) exclusive(ctx context.Context, do func() error) (err error) {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	select {
+	case f.writer <- struct{}{}:
+		defer func() { <-f.writer }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	lock, err := durable.WaitLock(ctx, f.lockPath())
+	if err != nil {
+		return fmt.Errorf("keyring: lock: %w", err)
+	}
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	return do()
+}
+
+// refresh takes over what other processes changed. Where nothing changed it costs one stat.
+func (f *File) refresh(ctx context.Context) error {
+	if ok, err := f.current(); ok || err != nil {
+		return err
+	}
+	return f.exclusive(ctx, f.catchUp)
+}
+
+// current says whether the state in memory is that of the files. While this process writes, it is.
+func (f *File) current() (bool, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if f.st == nil {
+		return false, ErrClosed
+	}
+	if f.writing.Load() {
+		return true, nil
+	}
+	fi, err := os.Stat(f.ledgerPath())
+	if err != nil {
+		// The name may be missing for no longer than a restore takes; nothing is answered from memory meanwhile.
+		return false, fmt.Errorf("keyring: ledger: %w", err)
+	}
+	return fi.Size() == f.st.size && os.SameFile(fi, f.st.info), nil
+}
+
+// catchUp brings the state in memory up to the files. The caller is exclusive.
+func (f *File) catchUp() error {
+	if ok, err := f.current(); ok || err != nil {
+		return err
+	}
+	fi, err := os.Stat(f.ledgerPath())
+	if err != nil {
+		return fmt.Errorf("keyring: ledger: %w", err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if os.SameFile(fi, f.st.info) {
+		if fi.Size() < f.st.size {
+			return fmt.Errorf("keyring: ledger: cut back: %w", ErrCorrupt)
+		}
+		if err := f.st.catchUp(fi.Size(), nil); err != nil {
+			return fmt.Errorf("keyring: ledger: %w", err)
+		}
+		return nil
+	}
+	st, err := f.load()
+	if err != nil {
+		return err
+	}
+	old := f.st
+	f.st = st
+	return old.forget()
+}
+
+// carryOut makes b durable. The caller is exclusive and caught up, so that it alone changes f.st.
+func (f *File) carryOut(b *batch) error {
+	if f.failed != nil {
+		return f.failed
+	}
+	f.writing.Store(true)
+	defer f.writing.Store(false)
+	now := f.o.Now().UnixNano()
+	b.ends = make(map[scopeID]ending, len(b.destroy))
+	change := &record{}
+	for id := range b.destroy {
+		e, known := f.st.gone[id]
+		if !known {
+			e = ending{now, now + int64(f.o.Window)}
+			change.addGone(id, e)
+		}
+		b.ends[id] = e
+	}
+	for id := range b.create {
+		if _, gone := f.st.gone[id]; !gone && !b.destroy[id] && f.st.live[id] == nil {
+			change.addLive(id, seal.NewKey())
+		}
+	}
+	defer change.clear()
+	overdue := f.st.due != 0 && now >= f.st.due
+	if b.rotate || overdue || len(change.Gone) > 0 && f.o.Window == 0 {
+		return f.rewrite(change, now, b.root)
+	}
+	if len(change.Live)+len(change.Gone) == 0 {
+		return nil
+	}
+	return f.append(change)
+}
+
+// append adds change to the end of the ledger.
+func (f *File) append(change *record) error {
+	st := f.st
+	b, err := formatRecord(nil, st.epoch, st.frames, change)
+	if err != nil {
+		return err
+	}
+	if _, err := st.file.WriteAt(b, st.size); err != nil {
+		// What is left, if it can't be cut off, is a torn tail.
+		return fmt.Errorf("keyring: ledger: %w", errors.Join(err, st.file.Truncate(st.size)))
+	}
+	if err := st.file.Sync(); err != nil {
+		// Whether the octets are on the disk is now unknown, and asking again would not tell.
+		f.failed = fmt.Errorf("keyring: ledger: sync, open it anew: %w", errors.Join(err, st.file.Truncate(st.size)))
+		return f.failed
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	st.size += int64(len(b))
+	st.frames++
+	return st.apply(change)
+}
+
+// rewrite replaces the ledger by a snapshot with change, under a new epoch key. The steps, each durable before the next:
+// both epoch keys in the epoch file; the new ledger; the new epoch key alone. load finishes what a crash leaves.
+func (f *File) rewrite(change *record, now int64, root bool) error {
+	roots, err := f.readRoots()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, k := range roots {
+			clear(k)
+		}
+	}()
+	if root {
+		roots = [][]byte{seal.NewKey(), roots[0]}
+		if err := durable.WriteFile(f.path, formatRoot(roots...)); err != nil {
+			return fmt.Errorf("keyring: key file: %w", err)
+		}
+	}
+	epoch := newEpoch()
+	if err := f.writeEpochs(roots[0], epoch, f.st.epoch); err != nil {
+		return fmt.Errorf("keyring: epoch file: %w", err)
+	}
+	next, err := f.replaceLedger(epoch, change, now)
+	if err != nil {
+		return fmt.Errorf("keyring: ledger: %w", err)
+	}
+	// From here on the change is durable; what fails below is done by the next load.
+	if err = f.finish(next, roots, true); err != nil {
+		return errors.Join(fmt.Errorf("keyring: retire the epoch key: %w", err), next.forget())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.st
+	f.st = next
+	return old.forget()
+}
+
+// replaceLedger writes the ledger anew, and reads it back: what this process goes on with is what is on the disk.
+func (f *File) replaceLedger(epoch epochKey, change *record, now int64) (*state, error) {
+	forgetBefore := int64(0)
+	if f.o.Remember > 0 {
+		forgetBefore = now - int64(f.o.Remember)
+	}
+	full := f.st.snapshot(change, forgetBefore)
+	defer full.clear()
+	b, err := formatLedger(epoch, full)
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(f.ledgerPath(), b); err != nil {
+		return nil, err
+	}
+	return f.loadLedger([]epochKey{epoch})
+}
