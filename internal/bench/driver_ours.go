@@ -1,0 +1,3 @@
+package main
+
+func ours() driver { d := netSMTP(); d.name = "ours"; return d }

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// The sink is the far end: a process of its own, so that its CPU time is not the client's. It accepts everything, keeps
+// nothing and counts messages.
+const (
+	sinkArg  = "sink"
+	sinkName = "mx.bench.test"
+)
+
+// hello is the first line that the sink's process prints.
+type hello struct {
+	Addr string
+	Cert []byte
+}
+
+// far is the sink as the drivers see it.
+type far struct {
+	addr  string
+	roots *x509.CertPool
+	in    io.WriteCloser
+	out   *bufio.Reader
+	cmd   *exec.Cmd
+}
+
+// startSink runs this program again as a sink.
+func startSink() (*far, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	f := &far{cmd: exec.Command(self, sinkArg), roots: x509.NewCertPool()}
+	f.cmd.Stderr = os.Stderr
+	if f.in, err = f.cmd.StdinPipe(); err != nil {
+		return nil, err
+	}
+	out, err := f.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	f.out = bufio.NewReader(out)
+	if err := f.cmd.Start(); err != nil {
+		return nil, err
+	}
+	var h hello
+	if err := f.line(&h); err != nil {
+		return nil, errors.Join(err, f.stop())
+	}
+	f.addr = h.Addr
+	cert, err := x509.ParseCertificate(h.Cert)
+	if err != nil {
+		return nil, errors.Join(err, f.stop())
+	}
+	f.roots.AddCert(cert)
+	return f, nil
+}
+
+func (f *far) line(v any) error {
+	b, err := f.out.ReadBytes('\n')
+	if err != nil {
+		return fmt.Errorf("sink: %w", err)
+	}
+	return json.Unmarshal(b, v)
+}
+
+// count asks how many messages came in so far.
+func (f *far) count() (int, error) {
+	if _, err := io.WriteString(f.in, "count\n"); err != nil {
+		return 0, err
+	}
+	var n int
+	err := f.line(&n)
+	return n, err
+}
+
+func (f *far) stop() error { return errors.Join(f.in.Close(), f.cmd.Wait()) }
+
+// serveSink listens on loopback until in ends, and answers each line of in with the number of messages.
+func serveSink(in io.Reader, out io.Writer) error {
+	cert, err := sinkCertificate()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	s := &sink{tls: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
+	go s.accept(l)
+	enc := json.NewEncoder(out)
+	if err := enc.Encode(hello{l.Addr().String(), cert.Certificate[0]}); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(in); lines.Scan(); {
+		if err := enc.Encode(s.messages.Load()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sinkCertificate() (tls.Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: sinkName}, DNSNames: []string{sinkName},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
+}
+
+type sink struct {
+	tls      *tls.Config
+	messages atomic.Int64
+}
+
+func (s *sink) accept(l net.Listener) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			(&session{sink: s, conn: c, r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriter(c)}).serve()
+		}()
+	}
+}
+
+// session is one connection. Replies wait until nothing more is in the read buffer, as RFC 2920 section 3.2 asks.
+type session struct {
+	sink   *sink
+	conn   net.Conn
+	r      *bufio.Reader
+	w      *bufio.Writer
+	secure bool
+}
+
+func (s *session) serve() {
+	s.reply("220 " + sinkName + " ESMTP")
+	for {
+		line, err := s.r.ReadSlice('\n')
+		if err != nil || !s.command(string(bytes.TrimRight(line, "\r\n"))) {
+			_ = s.w.Flush()
+			return
+		}
+		if s.r.Buffered() == 0 {
+			if s.w.Flush() != nil {
+				return
+			}
+		}
+	}
+}
+
+func (s *session) reply(text string) {
+	_, _ = s.w.WriteString(text + "\r\n")
+	if s.r.Buffered() == 0 {
+		_ = s.w.Flush()
+	}
+}
+
+// command answers one command and says whether the session goes on.
+func (s *session) command(line string) bool {
+	verb, rest, _ := strings.Cut(line, " ")
+	switch strings.ToUpper(verb) {
+	case "EHLO":
+		text := "250-" + sinkName + "\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"
+		if !s.secure {
+			text += "250-STARTTLS\r\n"
+		}
+		s.reply(text + "250-CHUNKING\r\n250 SMTPUTF8")
+	case "STARTTLS":
+		return s.startTLS()
+	case "DATA":
+		return s.data()
+	case "BDAT":
+		return s.bdat(rest)
+	case "QUIT":
+		s.reply("221 2.0.0 bye")
+		return false
+	default: // MAIL, RCPT, RSET, NOOP, HELO
+		s.reply("250 2.0.0 ok")
+	}
+	return true
+}
+
+func (s *session) startTLS() bool {
+	s.reply("220 2.0.0 go")
+	c := tls.Server(s.conn, s.sink.tls)
+	if c.Handshake() != nil {
+		return false
+	}
+	s.conn, s.secure = c, true
+	s.r.Reset(c)
+	s.w.Reset(c)
+	return true
+}
+
+func (s *session) data() bool {
+	s.reply("354 go")
+	if s.w.Flush() != nil {
+		return false
+	}
+	for whole := true; ; { // whole: the slice begins a line
+		line, err := s.r.ReadSlice('\n')
+		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+			return false
+		}
+		if whole && string(line) == ".\r\n" {
+			break
+		}
+		whole = err == nil
+	}
+	s.taken()
+	return true
+}
+
+func (s *session) bdat(rest string) bool {
+	size, last, _ := strings.Cut(rest, " ")
+	n, err := strconv.ParseInt(size, 10, 64)
+	if err != nil {
+		return false
+	}
+	if _, err := io.CopyN(io.Discard, s.r, n); err != nil {
+		return false
+	}
+	if strings.EqualFold(last, "LAST") {
+		s.taken()
+	} else {
+		s.reply("250 2.0.0 ok")
+	}
+	return true
+}
+
+func (s *session) taken() {
+	s.sink.messages.Add(1)
+	s.reply("250 2.0.0 taken")
+}
