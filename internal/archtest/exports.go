@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"go/token"
+	"strings"
 )
 
 // The limits on what a package exports. The core counts types, functions and errors apart from constants and methods.
@@ -166,7 +167,7 @@ func (s *surface) value(f *File, v *ast.ValueSpec, g *ast.GenDecl, typ string) {
 		} else {
 			s.vars++
 			if !sentinel(v, i) {
-				s.bad(at, "mutable", n.Name+" is an exported variable that anybody may change: pass it in; only errors.New values may be exported")
+				s.bad(at, "mutable", n.Name+" is an exported variable that anybody may change: pass it in; only an Err... made by errors.New or fmt.Errorf may be exported")
 			}
 		}
 		if v.Doc == nil && v.Comment == nil && g.Doc == nil && !s.documented[typ] {
@@ -175,9 +176,9 @@ func (s *surface) value(f *File, v *ast.ValueSpec, g *ast.GenDecl, typ string) {
 	}
 }
 
-// sentinel says whether the i-th value is errors.New(...).
+// sentinel says whether the i-th value is an error made once: errors.New, or fmt.Errorf that wraps another one.
 func sentinel(v *ast.ValueSpec, i int) bool {
-	if i >= len(v.Values) {
+	if i >= len(v.Values) || !strings.HasPrefix(v.Names[i].Name, "Err") {
 		return false
 	}
 	call, ok := v.Values[i].(*ast.CallExpr)
@@ -189,7 +190,7 @@ func sentinel(v *ast.ValueSpec, i int) bool {
 		return false
 	}
 	pkg, ok := sel.X.(*ast.Ident)
-	return ok && pkg.Name == "errors" && sel.Sel.Name == "New"
+	return ok && (pkg.Name == "errors" && sel.Sel.Name == "New" || pkg.Name == "fmt" && sel.Sel.Name == "Errorf")
 }
 
 func (s *surface) sizes() []Violation {
