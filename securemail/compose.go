@@ -29,8 +29,7 @@ type composeContext struct {
 // compose makes the messages of a Draft that validate found no fault with. shared goes to To, Cc and Bcc, and is nil
 // where all three are empty; each[i] goes to d.Each[i]. The copies share one Body value. Faults are those that only
 // reading the content shows; an error is a Source that can't be read.
-//
-// Of a Raw without Draft.From the author is taken from the message and set in d, so d must be the caller's own copy.
+// d is not changed: of a Raw without Draft.From, rawAuthor of any of the messages is the author.
 func compose(d *Draft, c composeContext) (shared *Message, each []*Message, faults []Fault, err error) {
 	if d.Raw != nil {
 		return composeRaw(d, c)
@@ -145,12 +144,10 @@ func composeRaw(d *Draft, c composeContext) (shared *Message, each []*Message, f
 		return nil, nil, []Fault{{"From", fault}}, nil
 	case fault != "":
 		return nil, nil, []Fault{{"Raw", ruleFrom}}, nil
-	case d.From.Address == (Address{}):
-		d.From = author
-	case d.From.Address != author.Address:
+	case d.From.Address != (Address{}) && d.From.Address != author.Address:
 		return nil, nil, []Fault{{"From", ruleFrom}}, nil
 	}
-	m, faults, err = finish(m, rawHead(m, d, c), c.maxSize)
+	m, faults, err = finish(m, rawHead(m, author.Address, c), c.maxSize)
 	if m == nil {
 		return nil, nil, faults, err
 	}
@@ -195,13 +192,13 @@ func oneMailbox(field string) (c Contact, several, ok bool) {
 }
 
 // rawHead cuts Bcc and Resent-Bcc (RFC 5322 sections 3.6.3 and 3.6.6) out of m's header and adds what is missing.
-func rawHead(m *Message, d *Draft, c composeContext) []byte {
+func rawHead(m *Message, author Address, c composeContext) []byte {
 	var head bytes.Buffer
 	if len(m.Header("Date")) == 0 {
 		head.Write(foldField("Date", c.now.Format(dateLayout)))
 	}
 	if len(m.Header("Message-ID")) == 0 {
-		head.Write(foldField("Message-ID", c.newMessageID(d.From.Address)))
+		head.Write(foldField("Message-ID", c.newMessageID(author)))
 	}
 	for field := range headFields(m.head) {
 		name, _, _ := strings.Cut(field, ":")
