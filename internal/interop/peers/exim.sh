@@ -15,6 +15,7 @@ start() {
 		rfc1413_query_timeout = 0s
 		smtputf8_advertise_hosts = *
 		message_size_limit = 20000000
+		smtp_accept_queue_per_connection = 0
 		log_selector = +received_recipients +tls_cipher +smtp_protocol_error
 		tls_advertise_hosts = ${if eq{$received_ip_address}{127.0.0.1}{}{*}}
 		tls_certificate = /peer/tls/${if eq{$received_ip_address}{127.0.0.3}{other.test}{mx.named.test}}.pem
