@@ -3,6 +3,7 @@ package securemail
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"time"
 )
 
@@ -51,6 +52,9 @@ type Attachment struct {
 // Format implements [fmt.Formatter]; it redacts, since a file name may name a person.
 func (a Attachment) Format(f fmt.State, _ rune) { writeRedacted(f) }
 
+// LogValue implements [slog.LogValuer]; it redacts.
+func (a Attachment) LogValue() slog.Value { return slog.StringValue(redacted) }
+
 // Draft is what a host hands in. The tenant is the Actor's. Send names every fault of it at once as a *DraftError.
 // Formatting redacts it.
 type Draft struct {
@@ -90,3 +94,6 @@ type Draft struct {
 
 // Format implements [fmt.Formatter]; it redacts for every verb.
 func (d *Draft) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "draft"+redacted) }
+
+// LogValue implements [slog.LogValuer]; it redacts.
+func (d *Draft) LogValue() slog.Value { return slog.StringValue("draft" + redacted) }

@@ -3,6 +3,7 @@ package securemail
 import (
 	"fmt"
 	"maps"
+	"math"
 	"mime"
 	"slices"
 	"strings"
@@ -272,12 +273,12 @@ func (v *validator) size(d *Draft, l limits) {
 	v.addIf(total > l.maxSize, "Message", ruleSize)
 }
 
-// addSize adds without overflow; a negative size is none.
+// addSize stops at the largest number; a negative size counts as none.
 func addSize(total, n int64) int64 {
 	if sum := total + max(n, 0); sum >= total {
 		return sum
 	}
-	return total
+	return math.MaxInt64
 }
 
 func (v *validator) values(d *Draft) {
