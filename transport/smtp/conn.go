@@ -1,0 +1,122 @@
+package smtp
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// conn is one session with a far end. It belongs to one goroutine at a time.
+type conn struct {
+	net  net.Conn
+	br   *bufio.Reader
+	bw   *bufio.Writer // nil while idle
+	text []byte        // the latest reply's
+
+	host *host
+	addr netip.Addr
+	key  key
+	ext  extensions
+	tls  *tls.ConnectionState
+
+	// notes are the reasons from before the judgement; unsure says that STARTTLS was refused for now.
+	notes  []securemail.Reason
+	unsure bool
+	// wire is what was proved, at judged; barred says that a pin was broken.
+	wire   securemail.Wire
+	judged time.Time
+	barred bool
+
+	uses int
+	// broken: the session is out of step or over, and must not be used again.
+	broken bool
+	idle   time.Time
+}
+
+// writers are lent to the connections that work.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, blockSize+1024) }}
+
+func newConn(nc net.Conn, g target) *conn {
+	c := &conn{host: g.host, addr: g.addr, text: make([]byte, 0, maxRemote)}
+	c.use(nc)
+	return c
+}
+
+// use starts over on nc: what was buffered from the old connection is gone.
+func (c *conn) use(nc net.Conn) {
+	c.net, c.br = nc, bufio.NewReaderSize(nc, maxReplyLine)
+	if c.bw != nil {
+		c.bw.Reset(nc)
+	}
+}
+
+// attend lends c a writer and breaks its I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
+func (c *conn) attend(ctx context.Context) (stop func() bool) {
+	c.bw = writers.Get().(*bufio.Writer)
+	c.bw.Reset(c.net)
+	nc := c.net
+	detach := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	return func() bool {
+		c.bw.Reset(nil)
+		writers.Put(c.bw)
+		c.bw = nil
+		return detach()
+	}
+}
+
+// arm gives the next I/O d to end. Its check of ctx comes after the deadline is set, so that attend's is never overwritten
+// unseen.
+func (c *conn) arm(ctx context.Context, d time.Duration) error {
+	if err := c.net.SetDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	return ctx.Err()
+}
+
+func (c *conn) flush(ctx context.Context, d time.Duration) error {
+	if err := c.arm(ctx, d); err != nil {
+		return err
+	}
+	return c.bw.Flush()
+}
+
+// read reads one reply; its text is valid until the next.
+func (c *conn) read(ctx context.Context, d time.Duration, each func(n int, text []byte)) (reply, error) {
+	if err := c.arm(ctx, d); err != nil {
+		return reply{}, err
+	}
+	return readReply(c.br, c.text, each)
+}
+
+// ask sends one command and reads its reply.
+func (c *conn) ask(ctx context.Context, d time.Duration, command string, each func(n int, text []byte)) (reply, error) {
+	// Octets that were here before we asked answer nothing.
+	if c.br.Buffered() > 0 {
+		return reply{}, &ReplyError{Rule: "unasked"}
+	}
+	_, _ = c.bw.WriteString(command)
+	_, _ = c.bw.WriteString("\r\n")
+	if err := c.flush(ctx, d); err != nil {
+		return reply{}, err
+	}
+	return c.read(ctx, d, each)
+}
+
+// quitWait bounds the farewell.
+const quitWait = time.Second
+
+// quit says QUIT where the session is sound and closes. It does not wait for the answer (RFC 5321 section 4.1.1.10 would
+// like that): all is settled by then.
+func (c *conn) quit() {
+	if !c.broken {
+		_ = c.net.SetDeadline(time.Now().Add(quitWait))
+		_, _ = c.net.Write([]byte("QUIT\r\n"))
+	}
+	_ = c.net.Close()
+}

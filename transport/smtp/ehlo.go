@@ -1,0 +1,66 @@
+package smtp
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+)
+
+// extensions is what a peer offers; the zero value is a peer that offers nothing (RFC 5321 section 4.1.1.1).
+type extensions struct {
+	startTLS, pipelining, eightBit, utf8, requireTLS bool
+	// size is the greatest message in octets, 0 if there is no fixed limit (RFC 1870 section 4).
+	size    int64
+	hasSize bool
+	// auth are the SASL mechanisms in upper case (RFC 4954 section 3).
+	auth []string
+}
+
+// maxMechanisms bounds what a peer can make us keep.
+const maxMechanisms = 32
+
+// line reads one ehlo-line. The first line of the reply is the peer's name and no keyword. Keywords compare without case
+// (RFC 5321 section 2.4).
+func (x *extensions) line(n int, text []byte) {
+	if n == 0 {
+		return
+	}
+	word, params, _ := bytes.Cut(bytes.TrimSpace(text), []byte{' '})
+	switch string(bytes.ToUpper(word)) {
+	case "STARTTLS":
+		x.startTLS = true
+	case "PIPELINING":
+		x.pipelining = true
+	case "8BITMIME":
+		x.eightBit = true
+	case "SMTPUTF8":
+		x.utf8 = true
+	case "REQUIRETLS":
+		x.requireTLS = true
+	case "SIZE":
+		x.setSize(string(bytes.TrimSpace(params)))
+	case "AUTH":
+		x.addAuth(params)
+	default:
+		// Old servers say AUTH=LOGIN.
+		if len(word) > 5 && bytes.EqualFold(word[:5], []byte("AUTH=")) {
+			x.addAuth(text[5:])
+		}
+	}
+}
+
+func (x *extensions) setSize(s string) {
+	x.hasSize = true
+	// RFC 1870 section 4: up to 20 digits; what we can't count is no limit for us.
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
+		x.size = n
+	}
+}
+
+func (x *extensions) addAuth(params []byte) {
+	for _, m := range bytes.Fields(params) {
+		if len(x.auth) < maxMechanisms && len(m) <= 20 {
+			x.auth = append(x.auth, strings.ToUpper(string(m)))
+		}
+	}
+}

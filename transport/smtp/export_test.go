@@ -1,0 +1,58 @@
+package smtp
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"strings"
+)
+
+// Reply is what ReadReply read.
+type Reply struct {
+	Code           int
+	Text, Enhanced string
+	ID             string
+	Lines          int
+}
+
+// ReadReply runs the reply parser.
+func ReadReply(r io.Reader) (Reply, error) {
+	lines := 0
+	rep, err := readReply(bufio.NewReaderSize(r, maxReplyLine), nil, func(int, []byte) { lines++ })
+	return Reply{rep.code, string(rep.text), rep.enhanced(), rep.queueID(), lines}, err
+}
+
+// Extensions is what ParseEHLO found.
+type Extensions struct {
+	StartTLS, Pipelining, EightBit, UTF8, RequireTLS, HasSize bool
+	Size                                                      int64
+	Auth                                                      []string
+}
+
+// ParseEHLO runs the EHLO parser.
+func ParseEHLO(text string) (Extensions, error) {
+	var x extensions
+	_, err := readReply(bufio.NewReaderSize(strings.NewReader(text), maxReplyLine), nil, x.line)
+	return Extensions{x.startTLS, x.pipelining, x.eightBit, x.utf8, x.requireTLS, x.hasSize, x.size, x.auth}, err
+}
+
+// Stuff runs the dot-stuffer over blocks of n octets.
+func Stuff(text []byte, n int) []byte {
+	var out bytes.Buffer
+	c := &conn{bw: bufio.NewWriter(&out)}
+	w := stuffer{lineStart: true}
+	for len(text) > 0 {
+		k := min(n, len(text))
+		_ = w.write(c, text[:k])
+		text = text[k:]
+	}
+	_ = c.bw.Flush()
+	return out.Bytes()
+}
+
+// Idle is how many connections the pool keeps.
+func (t *Transport) Idle() int {
+	t.pool.mu.Lock()
+	defer t.pool.mu.Unlock()
+	return t.pool.count
+}

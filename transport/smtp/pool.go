@@ -1,0 +1,149 @@
+package smtp
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// key tells which deliveries may share a connection: those that go to the same place under the same demands. Two domains
+// with one mail host but different pins, or a floor of another height, never meet.
+type key struct {
+	addr       netip.AddrPort
+	name, pin  string
+	signed     bool
+	floor      securemail.Channel
+	requireTLS bool
+}
+
+func (t *Transport) key(j *job, g target) key {
+	k := key{
+		addr: netip.AddrPortFrom(g.addr, g.port), name: g.name, signed: g.signed, floor: j.floor, requireTLS: j.RequireTLS,
+	}
+	if g.pin != nil {
+		k.pin = g.pin.id
+	}
+	return k
+}
+
+// pool keeps idle connections, the latest used first out. One timer closes those whose time is up; there is no goroutine.
+type pool struct {
+	max, perHost int
+	ttl          time.Duration
+
+	mu     sync.Mutex // guards what follows
+	idle   map[key][]*conn
+	count  int
+	timer  *time.Timer
+	closed bool
+}
+
+func newPool(limit, perHost int, ttl time.Duration) *pool {
+	return &pool{max: limit, perHost: perHost, ttl: ttl, idle: map[key][]*conn{}}
+}
+
+// take returns an idle connection for k, or nil.
+func (p *pool) take(k key) *conn {
+	now := time.Now()
+	p.mu.Lock()
+	old := p.expire(now)
+	var c *conn
+	if cs := p.idle[k]; len(cs) > 0 {
+		c = cs[len(cs)-1]
+		p.set(k, cs[:len(cs)-1])
+		p.count--
+	}
+	p.mu.Unlock()
+	bye(old)
+	return c
+}
+
+// put keeps c; it is false, and c the caller's to close, if there is no room.
+func (p *pool) put(c *conn) bool {
+	now := time.Now()
+	p.mu.Lock()
+	old := p.expire(now)
+	ok := !p.closed && p.count < p.max && len(p.idle[c.key]) < p.perHost
+	if ok {
+		c.idle = now
+		p.idle[c.key] = append(p.idle[c.key], c)
+		p.count++
+		if p.timer == nil {
+			p.timer = time.AfterFunc(p.ttl, p.tick)
+		}
+	}
+	p.mu.Unlock()
+	bye(old)
+	return ok
+}
+
+// tick closes what is over, and comes again while anything is idle.
+func (p *pool) tick() {
+	p.mu.Lock()
+	old := p.expire(time.Now())
+	if p.timer != nil {
+		if p.count > 0 {
+			p.timer.Reset(p.ttl)
+		} else {
+			p.timer = nil
+		}
+	}
+	p.mu.Unlock()
+	bye(old)
+}
+
+// expire takes out what was idle too long. The caller holds mu, and says goodbye without it.
+func (p *pool) expire(now time.Time) []*conn {
+	var old []*conn
+	for k, cs := range p.idle {
+		n := 0
+		for n < len(cs) && now.Sub(cs[n].idle) >= p.ttl {
+			n++
+		}
+		if n > 0 {
+			old = append(old, cs[:n]...)
+			p.set(k, append([]*conn(nil), cs[n:]...))
+		}
+	}
+	p.count -= len(old)
+	return old
+}
+
+func (p *pool) set(k key, cs []*conn) {
+	if len(cs) == 0 {
+		delete(p.idle, k)
+	} else {
+		p.idle[k] = cs
+	}
+}
+
+// drain closes all that is idle.
+func (p *pool) drain() {
+	p.mu.Lock()
+	var all []*conn
+	for _, cs := range p.idle {
+		all = append(all, cs...)
+	}
+	p.idle, p.count = map[key][]*conn{}, 0
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	p.mu.Unlock()
+	bye(all)
+}
+
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.drain()
+}
+
+func bye(cs []*conn) {
+	for _, c := range cs {
+		c.quit()
+	}
+}

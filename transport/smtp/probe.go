@@ -1,0 +1,140 @@
+package smtp
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// How long a Route holds, how long Probe answers from memory, and how long after a look that found nothing out.
+const (
+	routeHolds  = time.Hour
+	routeKept   = 5 * time.Minute
+	unknownKept = 30 * time.Second
+)
+
+// Probe implements securemail.Prober: it speaks with the domain's mail hosts up to TLS and says QUIT. The first host that
+// proves its name answers for the domain, else the first whose wire was seen; a host that offers no TLS was seen, one that
+// can't be reached or refuses for now was not. Answers are kept for minutes, and one look serves all who ask at once. An
+// error is ctx's own, or [ErrClosed].
+func (t *Transport) Probe(ctx context.Context, _, domain string) (securemail.Route, error) {
+	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+	if t.relay != nil {
+		domain = ""
+	}
+	for {
+		if t.closed.Load() {
+			return securemail.Route{}, ErrClosed
+		}
+		if r, ok := t.routes.get(domain); ok {
+			return r, nil
+		}
+		done, mine := t.flight.join(domain)
+		if mine {
+			r := t.look(ctx, domain)
+			t.keep(ctx, domain, r)
+			t.flight.leave(domain)
+			return r, ctx.Err()
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return securemail.Route{}, ctx.Err()
+		}
+	}
+}
+
+func (t *Transport) keep(ctx context.Context, domain string, r securemail.Route) {
+	switch {
+	case ctx.Err() != nil:
+	case r.Known:
+		t.routes.put(domain, r, routeKept)
+	default:
+		t.routes.put(domain, r, unknownKept)
+	}
+}
+
+// look visits hosts as Deliver does.
+func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
+	hosts, notes, f := t.route(ctx, domain)
+	if f != nil {
+		return securemail.Route{Wire: securemail.Wire{Reasons: note(f.Wire.Reasons, "route", f.Err.Error())}}
+	}
+	best := securemail.Route{Wire: securemail.Wire{Reasons: notes}}
+	tries := 0
+	for _, h := range hosts {
+		addrs, f := t.addresses(ctx, h, domain)
+		if f != nil {
+			best.Reasons = note(best.Reasons, "route", h.name+": "+f.Err.Error())
+		}
+		for _, a := range addrs {
+			if tries++; tries > maxConnections || ctx.Err() != nil {
+				return best
+			}
+			w, known := t.glance(ctx, target{h, a})
+			if !known {
+				best.Reasons = append(best.Reasons, w.Reasons...)
+				continue
+			}
+			if !best.Known || w.Proof != "" {
+				w.Reasons = append(best.Reasons, w.Reasons...)
+				best = securemail.Route{Wire: w, Known: true, Until: t.now().Add(routeHolds)}
+			}
+			if w.Proof != "" {
+				return best
+			}
+			break // one address tells for the host
+		}
+	}
+	return best
+}
+
+// glance makes one session and reports its wire.
+func (t *Transport) glance(ctx context.Context, g target) (securemail.Wire, bool) {
+	c, f := t.connect(ctx, g, demand{floor: securemail.ChannelAny, probe: true})
+	if f != nil {
+		w := f.Wire
+		if !f.handshake {
+			w.Reasons = note(w.Reasons, "unreachable", g.name+" was not reached: "+f.Stage)
+		}
+		// A handshake that surely failed is knowledge: there is no TLS to be had here.
+		return w, f.handshake && !f.temporary && ctx.Err() == nil
+	}
+	defer c.quit()
+	w := c.wire
+	if c.barred {
+		w.Proof = ""
+	}
+	return w, !c.unsure
+}
+
+// flight lets one caller work for all who want the same.
+type flight struct {
+	mu sync.Mutex // guards m
+	m  map[string]chan struct{}
+}
+
+// join is true for the caller who must work and then leave; the others wait for the channel.
+func (f *flight) join(key string) (<-chan struct{}, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if done, ok := f.m[key]; ok {
+		return done, false
+	}
+	if f.m == nil {
+		f.m = map[string]chan struct{}{}
+	}
+	done := make(chan struct{})
+	f.m[key] = done
+	return done, true
+}
+
+func (f *flight) leave(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	close(f.m[key])
+	delete(f.m, key)
+}

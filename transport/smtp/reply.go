@@ -1,0 +1,177 @@
+package smtp
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+)
+
+// Bounds of a reply. RFC 5321 section 4.5.3.1.5 asks for lines of 512 octets; it bounds neither lines nor octets of a
+// reply, so we do.
+const (
+	maxReplyLine   = 4096
+	maxReplyLines  = 128
+	maxReplyOctets = 64 << 10
+	maxRemote      = 512
+)
+
+// ReplyError says that the far end's answer was no SMTP reply (RFC 5321 section 4.2). It never holds what was said.
+type ReplyError struct {
+	// Rule is "syntax", "code-changed", "line-too-long" (over 4,096 octets), "too-many-lines" (over 128), "too-long" (over 64
+	// KiB), "unexpected" (a code that has no meaning there) or "unasked" (a reply before the command).
+	Rule string
+}
+
+// Error names the rule.
+func (e *ReplyError) Error() string { return "smtp: reply: " + e.Rule }
+
+// reply is one answer. text lies in the reader's buffer until the next reply is read: its lines without codes, joined by
+// line feeds, at most maxRemote octets.
+type reply struct {
+	code int
+	text []byte
+}
+
+func (r reply) class() int { return r.code / 100 }
+
+// readReply reads one reply of one or more lines. each, where not nil, gets the text of every line, numbered from 0, valid
+// during the call. br must hold maxReplyLine octets.
+func readReply(br *bufio.Reader, buf []byte, each func(n int, text []byte)) (reply, error) {
+	r := reply{text: buf[:0]}
+	total := 0
+	for n := 0; n < maxReplyLines; n++ {
+		line, err := readLine(br)
+		if err != nil {
+			return reply{}, err
+		}
+		if total += len(line); total > maxReplyOctets {
+			return reply{}, &ReplyError{Rule: "too-long"}
+		}
+		code, more, text, ok := splitReply(line)
+		switch {
+		case !ok:
+			return reply{}, &ReplyError{Rule: "syntax"}
+		case n > 0 && code != r.code:
+			return reply{}, &ReplyError{Rule: "code-changed"}
+		}
+		r.code = code
+		r.text = appendText(r.text, text, n)
+		if each != nil {
+			each(n, text)
+		}
+		if !more {
+			return r, nil
+		}
+	}
+	return reply{}, &ReplyError{Rule: "too-many-lines"}
+}
+
+// readLine returns a line without its end. A bare LF is taken as an end too: it can't smuggle anything towards a client.
+func readLine(br *bufio.Reader) ([]byte, error) {
+	line, err := br.ReadSlice('\n')
+	switch {
+	case err == bufio.ErrBufferFull || len(line) > maxReplyLine:
+		return nil, &ReplyError{Rule: "line-too-long"}
+	case err == io.EOF && len(line) > 0:
+		return nil, io.ErrUnexpectedEOF
+	case err != nil:
+		return nil, err
+	}
+	return bytes.TrimSuffix(line[:len(line)-1], []byte{'\r'}), nil
+}
+
+// splitReply is Reply-line of RFC 5321 section 4.2: three digits, then "-" where more follows, or SP and text, or nothing.
+func splitReply(line []byte) (code int, more bool, text []byte, ok bool) {
+	if len(line) < 3 || line[0] < '2' || line[0] > '5' || !digit(line[1]) || !digit(line[2]) {
+		return 0, false, nil, false
+	}
+	code = int(line[0]-'0')*100 + int(line[1]-'0')*10 + int(line[2]-'0')
+	if len(line) == 3 {
+		return code, false, nil, true
+	}
+	if line[3] != ' ' && line[3] != '-' {
+		return 0, false, nil, false
+	}
+	return code, line[3] == '-', line[4:], true
+}
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }
+
+// appendText keeps text up to maxRemote octets, with control characters made harmless.
+func appendText(dst, text []byte, n int) []byte {
+	if n > 0 && len(dst) < maxRemote {
+		dst = append(dst, '\n')
+	}
+	text = text[:min(len(text), maxRemote-len(dst))]
+	at := len(dst)
+	dst = append(dst, text...)
+	for i := at; i < len(dst); i++ {
+		if dst[i] < ' ' || dst[i] == 0x7f {
+			dst[i] = ' '
+		}
+	}
+	return dst
+}
+
+// enhanced returns the status code that starts the text (RFC 2034 section 4, RFC 3463 section 2), "" without one or if
+// its class is not the reply's.
+func (r reply) enhanced() string {
+	word, _, _ := bytes.Cut(r.text, []byte{' '})
+	word, _, _ = bytes.Cut(word, []byte{'\n'})
+	if len(word) < 5 || len(word) > 9 || int(word[0]-'0') != r.class() || word[1] != '.' {
+		return ""
+	}
+	subject, detail, ok := bytes.Cut(word[2:], []byte{'.'})
+	if !ok || !shortNumber(subject) || !shortNumber(detail) {
+		return ""
+	}
+	return string(word)
+}
+
+func shortNumber(b []byte) bool {
+	if len(b) < 1 || len(b) > 3 {
+		return false
+	}
+	for _, c := range b {
+		if !digit(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// maxRemoteID is enough for the ids of the common servers; more is no id.
+const maxRemoteID = 64
+
+// idMarks stand in front of the queue id: Postfix and most others, Exim, Exchange.
+var idMarks = [][]byte{[]byte("queued as "), []byte("id="), []byte("[InternalId=")}
+
+// queueID finds the far end's id in the reply to the final dot. It is a single word of letters, digits and ".-_+/", since a
+// text may quote an address and an id goes into records.
+func (r reply) queueID() string {
+	for _, mark := range idMarks {
+		if _, rest, ok := bytes.Cut(r.text, mark); ok {
+			return idWord(rest)
+		}
+	}
+	// Google: "2.0.0 OK  1700000000 x12-20020a - gsmtp".
+	if before, _, ok := bytes.Cut(r.text, []byte(" - gsmtp")); ok {
+		return idWord(before[bytes.LastIndexByte(before, ' ')+1:])
+	}
+	return ""
+}
+
+func idWord(b []byte) string {
+	n := 0
+	for n < len(b) && idOctet(b[n]) {
+		n++
+	}
+	if n > maxRemoteID || n < len(b) && bytes.IndexByte([]byte(" \n,;)]>"), b[n]) < 0 {
+		return ""
+	}
+	return string(b[:n])
+}
+
+func idOctet(c byte) bool {
+	return digit(c) || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || bytes.IndexByte([]byte(".-_+/"), c) >= 0
+}

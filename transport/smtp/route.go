@@ -1,0 +1,181 @@
+package smtp
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// Bounds of one delivery: hosts of a domain, addresses of a host, and connections tried in all.
+const (
+	maxHosts       = 16
+	maxAddrs       = 4
+	maxConnections = 8
+)
+
+// host is a mail host to try.
+type host struct {
+	// name is the reference name of its certificate.
+	name string
+	port uint16
+	// signed: the answer that named it was proved by DNSSEC.
+	signed bool
+	// relay is nil for a host of the recipient's domain.
+	relay *Relay
+	// pin is nil if the domain has none.
+	pin *pin
+}
+
+// target is one address of a host.
+type target struct {
+	*host
+	addr netip.Addr
+}
+
+func (g target) hostport() string {
+	return net.JoinHostPort(g.addr.String(), strconv.Itoa(int(g.port)))
+}
+
+// route names the hosts for domain in the order to try. What it can't use is told by its notes.
+func (t *Transport) route(ctx context.Context, domain string) ([]*host, []securemail.Reason, *failure) {
+	if t.relay != nil {
+		return []*host{t.relay}, nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
+	defer cancel()
+	set, err := t.resolver.MX(ctx, domain)
+	if err != nil {
+		return nil, nil, lookupFailure(ctx, err)
+	}
+	if len(set.Hosts) == 0 {
+		// RFC 5321 section 5.1: the domain itself, as if it were an MX of preference 0.
+		set.Hosts = []MX{{Host: domain}}
+	}
+	return t.usable(domain, set)
+}
+
+// usable sorts the set and drops what must not be used.
+func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reason, *failure) {
+	// RFC 7505 section 3: a null MX is alone; beside others it is void.
+	if len(set.Hosts) == 1 && set.Hosts[0].Host == "" {
+		f := fail(stageResolve, ErrNullMX)
+		f.Code, f.Enhanced, f.Fate = 556, "5.1.10", securemail.FatePermanent
+		return nil, nil, f
+	}
+	mxs := slices.Clone(set.Hosts)
+	// RFC 5321 section 5.1: hosts of equal preference in random order.
+	rand.Shuffle(len(mxs), func(i, j int) { mxs[i], mxs[j] = mxs[j], mxs[i] })
+	slices.SortStableFunc(mxs, func(a, b MX) int { return cmp.Compare(a.Preference, b.Preference) })
+	pin := t.pins[domain]
+	var hosts []*host
+	var notes []securemail.Reason
+	for _, mx := range mxs {
+		if len(hosts) == maxHosts {
+			break
+		}
+		// RFC 5321 section 5.1: an MX names a domain; an address in its place is an error, and no certificate would name it.
+		_, err := netip.ParseAddr(mx.Host)
+		switch {
+		case mx.Host == "" || err == nil:
+			notes = note(notes, "mx-invalid", "an MX record names no host")
+		case pin != nil && !pin.allows(mx.Host):
+			notes = note(notes, "mx-not-pinned", mx.Host+" is not among the domain's pinned hosts")
+		default:
+			hosts = append(hosts, &host{name: mx.Host, port: t.port, signed: set.Secure, pin: pin})
+		}
+	}
+	if len(hosts) == 0 {
+		f := fail(stageResolve, errNoRoute)
+		f.Enhanced, f.Wire.Reasons = "4.4.4", notes
+		return nil, nil, f
+	}
+	return hosts, notes, nil
+}
+
+// lookupFailure maps what a Resolver said of a domain or an implicit mail host.
+func lookupFailure(ctx context.Context, err error) *failure {
+	if errors.Is(err, ErrNotFound) {
+		// RFC 3463 section 3.2: 5.1.2, the domain does not exist.
+		f := fail(stageResolve, ErrNotFound)
+		f.Enhanced, f.Fate = "5.1.2", securemail.FatePermanent
+		return f
+	}
+	f := fail(stageResolve, errLookup)
+	if ctx.Err() != nil {
+		f.Err = ctx.Err()
+	}
+	f.Enhanced = "4.4.3"
+	return f
+}
+
+// addresses finds where h can be reached, at most maxAddrs.
+func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]netip.Addr, *failure) {
+	if a, err := netip.ParseAddr(h.name); err == nil {
+		return []netip.Addr{a}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
+	defer cancel()
+	set, err := t.resolver.Addrs(ctx, h.name)
+	if err == nil && len(set.Addrs) > 0 {
+		return set.Addrs[:min(len(set.Addrs), maxAddrs)], nil
+	}
+	if err == nil {
+		err = ErrNotFound
+	}
+	f := lookupFailure(ctx, err)
+	if h.relay != nil || h.name != domain {
+		// A mail host without an address may be mended, and says nothing of the recipient.
+		f.Fate, f.next = securemail.FateRetry, true
+		f.Enhanced = "4.4.4"
+	}
+	return nil, f
+}
+
+// cached keeps a Resolver's answers for as long as their TTL says, at most maxKeep.
+type cached struct {
+	Resolver
+	mx    *shelf[MXSet]
+	addrs *shelf[AddrSet]
+}
+
+// maxKeep bounds how long an answer is kept, and maxShelf how many.
+const (
+	maxKeep  = 5 * time.Minute
+	maxShelf = 4096
+)
+
+func newCached(r Resolver, now func() time.Time) *cached {
+	return &cached{r, newShelf[MXSet](maxShelf, now), newShelf[AddrSet](maxShelf, now)}
+}
+
+// MX implements [Resolver].
+func (c *cached) MX(ctx context.Context, domain string) (MXSet, error) {
+	if set, ok := c.mx.get(domain); ok {
+		return set, nil
+	}
+	set, err := c.Resolver.MX(ctx, domain)
+	if err == nil {
+		c.mx.put(domain, set, min(set.TTL, maxKeep))
+	}
+	return set, err
+}
+
+// Addrs implements [Resolver].
+func (c *cached) Addrs(ctx context.Context, host string) (AddrSet, error) {
+	if set, ok := c.addrs.get(host); ok {
+		return set, nil
+	}
+	set, err := c.Resolver.Addrs(ctx, host)
+	if err == nil {
+		c.addrs.put(host, set, min(set.TTL, maxKeep))
+	}
+	return set, err
+}

@@ -1,0 +1,312 @@
+package smtp
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/emersion/go-sasl"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// demand is what the session must give.
+type demand struct {
+	floor securemail.Channel
+	// clear leaves STARTTLS out, after it failed; why says how.
+	clear bool
+	why   []securemail.Reason
+	// probe: nothing will be sent, so no credentials are given.
+	probe bool
+}
+
+// open makes a session for j. Under ChannelAny a failed handshake leads to a second session in the clear.
+func (t *Transport) open(ctx context.Context, j *job, g target) (*conn, *failure) {
+	d := demand{floor: j.floor}
+	c, f := t.connect(ctx, g, d)
+	if f == nil || !f.handshake || j.floor != securemail.ChannelAny || ctx.Err() != nil {
+		return c, f
+	}
+	d.clear, d.why = true, f.Wire.Reasons
+	return t.connect(ctx, g, d)
+}
+
+// connect dials and brings the session to where MAIL could be said. The session may be below the floor: admit decides.
+func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *failure) {
+	dialCtx, cancel := context.WithTimeout(ctx, t.timeouts.Connect)
+	nc, err := t.dial(dialCtx, "tcp", g.hostport())
+	cancel()
+	if err != nil {
+		f := ioFailure(ctx, stageConnect, err)
+		// RFC 3463 section 3.5: 4.4.1, no answer from host.
+		f.Enhanced = "4.4.1"
+		return nil, f
+	}
+	c := newConn(nc, g)
+	c.notes = d.why
+	stop := c.attend(ctx)
+	f := t.hello(ctx, c, d)
+	if !stop() && f == nil {
+		f = ioFailure(ctx, stageEHLO, errGone)
+	}
+	if f != nil {
+		// A session that did not end in a plain refusal gets no QUIT.
+		c.broken = f.Code == 0 || f.Code == 421
+		c.quit()
+		return nil, f
+	}
+	return c, nil
+}
+
+// hello is all from the greeting to AUTH.
+func (t *Transport) hello(ctx context.Context, c *conn, d demand) *failure {
+	implicit := c.host.relay != nil && c.host.relay.ImplicitTLS
+	if implicit {
+		if f := t.handshake(ctx, c); f != nil {
+			// Port 465 knows no clear session.
+			f.handshake, f.miss = false, d.floor != securemail.ChannelAny
+			return f
+		}
+	}
+	r, err := c.read(ctx, t.timeouts.Greeting, nil)
+	if err != nil {
+		return ioFailure(ctx, stageGreeting, err)
+	}
+	if r.code != 220 {
+		return refusal(stageGreeting, r)
+	}
+	if f := t.ehlo(ctx, c, d); f != nil {
+		return f
+	}
+	if !implicit && !d.clear {
+		if f := t.upgrade(ctx, c, d); f != nil {
+			return f
+		}
+	}
+	t.judge(c)
+	return t.authenticate(ctx, c, d)
+}
+
+// ehlo asks for the extensions, forgetting those of before. HELO is for floors that need none.
+func (t *Transport) ehlo(ctx context.Context, c *conn, d demand) *failure {
+	c.ext = extensions{}
+	name := t.helo
+	if name == "" {
+		name = literal(c.net.LocalAddr())
+	}
+	r, err := c.ask(ctx, t.timeouts.EHLO, "EHLO "+name, c.ext.line)
+	if err != nil {
+		return ioFailure(ctx, stageEHLO, err)
+	}
+	if r.code == 250 {
+		return nil
+	}
+	// RFC 5321 section 3.2: a server that does not know EHLO.
+	c.ext = extensions{}
+	unknown := r.code == 500 || r.code == 502 || r.code == 504
+	if !unknown || d.floor != securemail.ChannelAny || c.tls != nil {
+		return refusal(stageEHLO, r)
+	}
+	if r, err = c.ask(ctx, t.timeouts.EHLO, "HELO "+name, nil); err != nil {
+		return ioFailure(ctx, stageEHLO, err)
+	}
+	if r.code != 250 {
+		return refusal(stageEHLO, r)
+	}
+	return nil
+}
+
+// literal is an address literal for EHLO (RFC 5321 sections 4.1.1.1 and 4.1.3).
+func literal(a net.Addr) string {
+	if ta, ok := a.(*net.TCPAddr); ok {
+		if ip := ta.AddrPort().Addr().Unmap(); ip.Is4() {
+			return "[" + ip.String() + "]"
+		} else if ip.IsValid() {
+			return "[IPv6:" + ip.WithZone("").String() + "]"
+		}
+	}
+	return "localhost"
+}
+
+// upgrade does STARTTLS where it is offered. Where it can't be had the session stays clear, with the reason noted, and the
+// floor decides later.
+func (t *Transport) upgrade(ctx context.Context, c *conn, d demand) *failure {
+	if !c.ext.startTLS {
+		c.notes = note(c.notes, "starttls-not-offered", c.host.name+" offers no STARTTLS")
+		return nil
+	}
+	r, err := c.ask(ctx, t.timeouts.EHLO, "STARTTLS", nil)
+	if err != nil {
+		return ioFailure(ctx, stageTLS, err)
+	}
+	if r.code != 220 {
+		c.notes = note(c.notes, "starttls-refused", c.host.name+" offers STARTTLS and refuses it")
+		// RFC 3207 section 4: 454, TLS not available due to temporary reason.
+		c.unsure = r.class() == 4
+		if d.floor == securemail.ChannelAny && r.code != 421 {
+			return nil
+		}
+		f := refusal(stageTLS, r)
+		f.miss, f.temporary = d.floor != securemail.ChannelAny, c.unsure
+		f.Wire = securemail.Wire{Hop: hopOf(c.host), Reasons: c.notes}
+		return f
+	}
+	if c.br.Buffered() > 0 {
+		f := fail(stageTLS, ErrInjected)
+		f.Wire.Reasons = note(nil, "starttls-injection", c.host.name+": octets in the clear behind the reply to STARTTLS")
+		return f
+	}
+	if f := t.handshake(ctx, c); f != nil {
+		return f
+	}
+	return t.ehlo(ctx, c, d)
+}
+
+// handshake puts TLS on c. The certificate is judged afterwards, since any is better than none under ChannelAny, and
+// since the judgement is evidence.
+func (t *Transport) handshake(ctx context.Context, c *conn) *failure {
+	tc := tls.Client(c.net, &tls.Config{
+		ServerName:         c.host.name,
+		InsecureSkipVerify: true, //nolint:gosec // judge verifies
+		MinVersion:         tls.VersionTLS12,
+		Time:               t.now,
+		// A message fits one record; TLS would cut it into small ones otherwise.
+		DynamicRecordSizingDisabled: true,
+	})
+	err := c.arm(ctx, t.timeouts.Handshake)
+	if err == nil {
+		err = tc.Handshake()
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return ioFailure(ctx, stageTLS, err)
+		}
+		rule, temporary := handshakeRule(err)
+		f := miss(securemail.Wire{Hop: hopOf(c.host), Reasons: c.notes}, rule, "TLS handshake with "+c.host.name+" failed")
+		f.Err, f.temporary, f.handshake = errHandshake, temporary, true
+		return f
+	}
+	cs := tc.ConnectionState()
+	c.use(tc)
+	c.tls = &cs
+	return nil
+}
+
+// handshakeRule names what went wrong, and whether it may pass. crypto/tls has no types for most of it.
+func handshakeRule(err error) (rule string, temporary bool) {
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return "tls-timeout", true
+	}
+	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
+		return "tls-garbage", false
+	}
+	text := err.Error()
+	switch {
+	case strings.Contains(text, "protocol version"):
+		return "tls-version", false
+	case strings.Contains(text, "remote error: tls:"):
+		return "tls-alert", false
+	case bare(context.Background(), err) == errGone || strings.Contains(text, "reset by peer"):
+		return "tls-closed", true
+	}
+	return "tls-handshake", false
+}
+
+// maxSteps bounds a SASL exchange.
+const maxSteps = 10
+
+// authenticate gives the credentials, if there are any, to a peer that proved its name.
+func (t *Transport) authenticate(ctx context.Context, c *conn, d demand) *failure {
+	r := c.host.relay
+	if r == nil || d.probe || r.User == "" && r.SASL == nil {
+		return nil
+	}
+	proved := c.tls != nil && c.wire.Proof != "" && !c.barred
+	if !proved && !(r.InsecureLoopbackAuth && c.addr.IsLoopback()) {
+		if d.floor != securemail.ChannelAny {
+			return nil // admit turns it down, with reasons
+		}
+		f := hostFail(stageAuth, ErrUnproved)
+		f.Wire = c.wire
+		return f
+	}
+	client, f := saslClient(ctx, c, r)
+	if f != nil {
+		return f
+	}
+	return t.exchange(ctx, c, client)
+}
+
+func saslClient(ctx context.Context, c *conn, r *Relay) (sasl.Client, *failure) {
+	if r.SASL != nil {
+		client, err := r.SASL(ctx)
+		if err != nil {
+			return nil, fail(stageAuth, &quiet{errNoMechanism, err})
+		}
+		return client, nil
+	}
+	switch {
+	case slices.Contains(c.ext.auth, sasl.Plain):
+		return sasl.NewPlainClient("", r.User, r.Password.Reveal()), nil
+	case slices.Contains(c.ext.auth, sasl.Login):
+		return &login{answers: []string{r.User, r.Password.Reveal()}}, nil
+	}
+	return nil, hostFail(stageAuth, errNoMechanism)
+}
+
+// login is LOGIN (draft-murchison-sasl-login-00): user and password, whatever the challenges say; go-sasl's own client
+// insists on one spelling.
+type login struct{ answers []string }
+
+// Start implements sasl.Client.
+func (l *login) Start() (mech string, ir []byte, err error) { return sasl.Login, nil, nil }
+
+// Next implements sasl.Client.
+func (l *login) Next([]byte) ([]byte, error) {
+	if len(l.answers) == 0 {
+		return nil, sasl.ErrUnexpectedServerChallenge
+	}
+	a := l.answers[0]
+	l.answers = l.answers[1:]
+	return []byte(a), nil
+}
+
+// exchange is AUTH (RFC 4954 section 4).
+func (t *Transport) exchange(ctx context.Context, c *conn, client sasl.Client) *failure {
+	mech, initial, err := client.Start()
+	if err != nil {
+		return fail(stageAuth, &quiet{errNoMechanism, err})
+	}
+	command := "AUTH " + mech
+	if initial != nil {
+		if command += " " + base64.StdEncoding.EncodeToString(initial); len(initial) == 0 {
+			command += "=" // RFC 4954 section 4: an empty initial response
+		}
+	}
+	r, err := c.ask(ctx, t.timeouts.EHLO, command, nil)
+	for range maxSteps {
+		if err != nil {
+			return ioFailure(ctx, stageAuth, err)
+		}
+		if r.code == 235 {
+			return nil
+		}
+		if r.code != 334 {
+			f := refusal(stageAuth, r)
+			f.Wire = c.wire
+			return f
+		}
+		answer := "*" // RFC 4954 section 4: cancel
+		if challenge, err := base64.StdEncoding.DecodeString(string(r.text)); err == nil {
+			if next, err := client.Next(challenge); err == nil {
+				answer = base64.StdEncoding.EncodeToString(next)
+			}
+		}
+		r, err = c.ask(ctx, t.timeouts.EHLO, answer, nil)
+	}
+	return hostFail(stageAuth, &ReplyError{Rule: "unexpected"})
+}

@@ -1,0 +1,63 @@
+package smtp
+
+import (
+	"sync"
+	"time"
+)
+
+// shelf is a small cache: each entry has its own end, and where it is full the expired and then any entries go.
+type shelf[V any] struct {
+	max int
+	now func() time.Time
+
+	mu sync.Mutex // guards m
+	m  map[string]shelved[V]
+}
+
+type shelved[V any] struct {
+	v     V
+	until time.Time
+}
+
+func newShelf[V any](limit int, now func() time.Time) *shelf[V] {
+	return &shelf[V]{max: limit, now: now, m: map[string]shelved[V]{}}
+}
+
+func (s *shelf[V]) get(key string) (V, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.m[key]
+	if !ok || !s.now().Before(e.until) {
+		delete(s.m, key)
+		var none V
+		return none, false
+	}
+	return e.v, true
+}
+
+func (s *shelf[V]) put(key string, v V, keep time.Duration) {
+	if keep <= 0 {
+		return
+	}
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.m) >= s.max {
+		s.sweep(now)
+	}
+	s.m[key] = shelved[V]{v, now.Add(keep)}
+}
+
+func (s *shelf[V]) sweep(now time.Time) {
+	for k, e := range s.m {
+		if !now.Before(e.until) {
+			delete(s.m, k)
+		}
+	}
+	for k := range s.m {
+		if len(s.m) < s.max {
+			return
+		}
+		delete(s.m, k)
+	}
+}
