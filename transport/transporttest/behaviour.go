@@ -77,6 +77,8 @@ func (h Harness) strictest(b Behaviour) securemail.Channel {
 		return max(securemail.ChannelEncrypted, h.Best)
 	case NoTLS, OldTLS, StripTLS, Relay, LapsedRelay:
 		return securemail.ChannelAny
+	case VouchedRelay: // a relay is a configured host, whatever the transport finds elsewhere
+		return securemail.ChannelVerified
 	}
 	return h.Best
 }

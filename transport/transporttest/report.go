@@ -38,10 +38,8 @@ func (tc testcase) String() string { return tc.group + "/" + tc.name }
 // Run runs the kit, each case as a subtest "group/name", and lists what was skipped at the end.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
-	fallback := newCapture()
-	old := slog.Default()
-	slog.SetDefault(slog.New(fallback))
-	defer slog.SetDefault(old)
+	fallback, restore := watchDefault()
+	defer restore()
 	var skipped []string
 	for _, tc := range allCases() {
 		t.Run(tc.String(), func(t *testing.T) {
@@ -60,14 +58,28 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
-// Check runs the kit and returns what it found; ctx ends it early.
+// watchDefault puts a capture in place of log/slog's default logger.
+func watchDefault() (c *capture, restore func()) {
+	c, old := newCapture(), slog.Default()
+	slog.SetDefault(slog.New(c))
+	return c, func() { slog.SetDefault(old) }
+}
+
+// Check runs the kit and returns what it found; ctx ends it early. Unlike Run it leaves log/slog's default logger alone.
 func Check(ctx context.Context, h Harness) *Report {
+	return check(ctx, h, nil, func(testcase) bool { return true })
+}
+
+func check(ctx context.Context, h Harness, fallback *capture, want func(testcase) bool) *Report {
 	r := &Report{}
 	for _, tc := range allCases() {
 		if ctx.Err() != nil {
 			return r
 		}
-		c := runCase(ctx, h, tc, nil)
+		if !want(tc) {
+			continue
+		}
+		c := runCase(ctx, h, tc, fallback)
 		if c.skip != "" {
 			r.Skipped = append(r.Skipped, c.skip)
 			continue
