@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/mail"
 	"slices"
 	"strings"
 	"sync"
@@ -92,7 +91,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	from, err := authorOf(d, shared, each)
+	from, err := authorOf(d, firstOf(shared, each))
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +116,7 @@ func (m *Mailer) messages(d *Draft) (shared *Message, each []*Message, err error
 	if len(faults) == 0 || d.Raw != nil {
 		var more []Fault
 		shared, each, more, err = compose(d, composeContext{
-			domain: m.c.Domain, now: m.c.Now(), maxSize: m.c.MaxSize, messageID: func() string { return newID(m.c.Now()) },
+			domain: m.c.Domain, now: m.c.Now(), maxSize: m.c.MaxSize,
 		})
 		if err != nil {
 			return nil, nil, err
@@ -137,25 +136,23 @@ func firstOf(shared *Message, each []*Message) *Message {
 	return each[0]
 }
 
-// authorOf is Draft.From, or for Raw without one the From of the message.
-func authorOf(d *Draft, shared *Message, each []*Message) (Contact, error) {
-	if d.From.Address != (Address{}) {
+// authorOf is Draft.From; for Raw it is the author whom the message itself shows, since that is whom the reader sees and
+// whom the tenant must be allowed to write as.
+func authorOf(d *Draft, msg *Message) (Contact, error) {
+	if d.Raw == nil {
 		return d.From, nil
 	}
-	fault := &DraftError{[]Fault{{"Raw", "from"}}}
-	fields := firstOf(shared, each).Header("From")
-	if len(fields) != 1 {
-		return Contact{}, fault
+	author, fault := rawAuthor(msg)
+	if fault != "" {
+		return Contact{}, &DraftError{[]Fault{{"Raw", fault}}}
 	}
-	list, err := mail.ParseAddressList(fields[0])
-	if err != nil || len(list) != 1 {
-		return Contact{}, fault
+	if d.From.Address != (Address{}) {
+		if d.From.Address != author.Address {
+			return Contact{}, &DraftError{[]Fault{{"From", ruleFrom}}}
+		}
+		return d.From, nil
 	}
-	a, err := ParseAddress(list[0].Address)
-	if err != nil {
-		return Contact{}, fault
-	}
-	return Contact{Name: list[0].Name, Address: a}, nil
+	return author, nil
 }
 
 func (m *Mailer) classify(ctx context.Context, d *Draft, msg *Message) (Class, error) {
