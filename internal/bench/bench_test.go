@@ -2,17 +2,21 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"testing"
 )
 
-// TestMain lets the test binary be the sink, as the command is.
+// TestMain lets the test binary be the sink and the filler of a queue, as the command is.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == sinkArg {
-		if serveSink(os.Stdin, os.Stdout) != nil {
-			os.Exit(1)
-		}
+	is, err := child(context.Background(), os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if is {
 		os.Exit(0)
 	}
 	os.Exit(m.Run())

@@ -18,10 +18,25 @@ const (
 	recipient = "anna@bench.test"
 )
 
-// driver is one SMTP client.
+// driver is one SMTP client. open makes one for each of n goroutines, connected or about to be.
 type driver struct {
 	name string
-	open func(ctx context.Context, f *far, secure wire) (client, error)
+	open func(ctx context.Context, f *far, w wire, n int) ([]client, error)
+}
+
+// single makes the open of a client that has one connection.
+func single(dial func(ctx context.Context, f *far, w wire) (client, error)) func(context.Context, *far, wire, int) ([]client, error) {
+	return func(ctx context.Context, f *far, w wire, n int) ([]client, error) {
+		var cs []client
+		for range n {
+			c, err := dial(ctx, f, w)
+			if err != nil {
+				return cs, err
+			}
+			cs = append(cs, c)
+		}
+		return cs, nil
+	}
 }
 
 // wire says whether the client must use STARTTLS.
@@ -106,18 +121,14 @@ func scene(ctx context.Context, f *far, sc scenery, report func(Result)) error {
 // round delivers all messages once with d and returns messages a second and microseconds of CPU a message. Connections
 // are set up, and one message sent on each, before the clock starts.
 func round(ctx context.Context, f *far, d driver, sc scenery) (rate, cpu float64, err error) {
-	clients := make([]client, 0, sc.connections)
+	clients, err := d.open(ctx, f, sc.wire, sc.connections)
 	defer func() {
 		for _, c := range clients {
 			err = errors.Join(err, c.close())
 		}
 	}()
-	for range sc.connections {
-		c, err := d.open(ctx, f, sc.wire)
-		if err != nil {
-			return 0, 0, err
-		}
-		clients = append(clients, c)
+	if err != nil {
+		return 0, 0, err
 	}
 	if err := together(clients, func(c client) error { return c.deliver(ctx) }); err != nil {
 		return 0, 0, err

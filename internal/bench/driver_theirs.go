@@ -21,8 +21,8 @@ func (f *far) tls() *tls.Config {
 
 // netSMTP is the standard library's client.
 func netSMTP() driver {
-	return driver{"net/smtp", func(ctx context.Context, f *far, w wire) (client, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.addr)
+	return driver{"net/smtp", single(func(ctx context.Context, f *far, w wire) (client, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.at(w))
 		if err != nil {
 			return nil, err
 		}
@@ -39,7 +39,7 @@ func netSMTP() driver {
 			}
 		}
 		return &netClient{c, message()}, nil
-	}}
+	})}
 }
 
 type netClient struct {
@@ -68,8 +68,8 @@ func (n *netClient) close() error { return n.c.Quit() }
 
 // goMail is go-mail with one connection kept open and the message composed once; it renders it again each time.
 func goMail() driver {
-	return driver{"go-mail", func(ctx context.Context, f *far, w wire) (client, error) {
-		_, port, err := net.SplitHostPort(f.addr)
+	return driver{"go-mail", single(func(ctx context.Context, f *far, w wire) (client, error) {
+		_, port, err := net.SplitHostPort(f.at(w))
 		if err != nil {
 			return nil, err
 		}
@@ -84,7 +84,7 @@ func goMail() driver {
 		c, err := mail.NewClient(sinkName, mail.WithPort(n), mail.WithTLSPolicy(policy), mail.WithTLSConfig(f.tls()),
 			mail.WithHELO("client.test"), mail.WithoutNoop(),
 			mail.WithDialContextFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, network, f.addr)
+				return (&net.Dialer{}).DialContext(ctx, network, f.at(w))
 			}))
 		if err != nil {
 			return nil, err
@@ -94,7 +94,7 @@ func goMail() driver {
 		}
 		m, err := goMailMessage()
 		return &goMailClient{c, m}, err
-	}}
+	})}
 }
 
 func goMailMessage() (*mail.Msg, error) {
@@ -118,8 +118,8 @@ func (g *goMailClient) close() error                  { return g.c.Close() }
 
 // mox is the SMTP client of the mail server mox.
 func mox() driver {
-	return driver{"mox", func(ctx context.Context, f *far, w wire) (client, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.addr)
+	return driver{"mox", single(func(ctx context.Context, f *far, w wire) (client, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.at(w))
 		if err != nil {
 			return nil, err
 		}
@@ -133,7 +133,7 @@ func mox() driver {
 			return nil, errors.Join(err, conn.Close())
 		}
 		return &moxClient{c, message()}, nil
-	}}
+	})}
 }
 
 type moxClient struct {

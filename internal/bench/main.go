@@ -26,7 +26,7 @@ type settings struct {
 type area func(ctx context.Context, s settings, report func(Result)) error
 
 func areas() map[string]area {
-	return map[string]area{"channel": channel}
+	return map[string]area{"channel": channel, "durable": durable}
 }
 
 // errNothing says that an area has no measurements.
@@ -47,8 +47,8 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) == 1 && args[0] == sinkArg {
-		return serveSink(os.Stdin, os.Stdout)
+	if is, err := child(ctx, args); is {
+		return err
 	}
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	asJSON := fs.Bool("json", false, "one JSON object a line")

@@ -32,13 +32,14 @@ const (
 
 // hello is the first line that the sink's process prints.
 type hello struct {
-	Addr string
-	Cert []byte
+	// Plain offers no STARTTLS, Secure does: a client that would use it anyway must be compared in clear too.
+	Plain, Secure string
+	Cert          []byte
 }
 
 // far is the sink as the drivers see it.
 type far struct {
-	addr  string
+	addrs hello
 	roots *x509.CertPool
 	in    io.WriteCloser
 	out   *bufio.Reader
@@ -64,17 +65,23 @@ func startSink() (*far, error) {
 	if err := f.cmd.Start(); err != nil {
 		return nil, err
 	}
-	var h hello
-	if err := f.line(&h); err != nil {
+	if err := f.line(&f.addrs); err != nil {
 		return nil, errors.Join(err, f.stop())
 	}
-	f.addr = h.Addr
-	cert, err := x509.ParseCertificate(h.Cert)
+	cert, err := x509.ParseCertificate(f.addrs.Cert)
 	if err != nil {
 		return nil, errors.Join(err, f.stop())
 	}
 	f.roots.AddCert(cert)
 	return f, nil
+}
+
+// at is where the sink listens for clients of this kind.
+func (f *far) at(w wire) string {
+	if w == starttls {
+		return f.addrs.Secure
+	}
+	return f.addrs.Plain
 }
 
 func (f *far) line(v any) error {
@@ -103,15 +110,20 @@ func serveSink(in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
+	s := &sink{}
+	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	h := hello{Cert: cert.Certificate[0]}
+	for addr, conf := range map[*string]*tls.Config{&h.Plain: nil, &h.Secure: conf} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		*addr = l.Addr().String()
+		go s.accept(l, conf)
 	}
-	defer l.Close()
-	s := &sink{tls: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}}
-	go s.accept(l)
 	enc := json.NewEncoder(out)
-	if err := enc.Encode(hello{l.Addr().String(), cert.Certificate[0]}); err != nil {
+	if err := enc.Encode(h); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
@@ -136,12 +148,9 @@ func sinkCertificate() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-type sink struct {
-	tls      *tls.Config
-	messages atomic.Int64
-}
+type sink struct{ messages atomic.Int64 }
 
-func (s *sink) accept(l net.Listener) {
+func (s *sink) accept(l net.Listener, conf *tls.Config) {
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -149,18 +158,18 @@ func (s *sink) accept(l net.Listener) {
 		}
 		go func() {
 			defer c.Close()
-			(&session{sink: s, conn: c, r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriter(c)}).serve()
+			(&session{sink: s, tls: conf, conn: c, r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriter(c)}).serve()
 		}()
 	}
 }
 
 // session is one connection. Replies wait until nothing more is in the read buffer, as RFC 2920 section 3.2 asks.
 type session struct {
-	sink   *sink
-	conn   net.Conn
-	r      *bufio.Reader
-	w      *bufio.Writer
-	secure bool
+	sink *sink
+	tls  *tls.Config // nil: none, or none any more
+	conn net.Conn
+	r    *bufio.Reader
+	w    *bufio.Writer
 }
 
 func (s *session) serve() {
@@ -192,7 +201,7 @@ func (s *session) command(line string) bool {
 	switch strings.ToUpper(verb) {
 	case "EHLO":
 		text := "250-" + sinkName + "\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"
-		if !s.secure {
+		if s.tls != nil {
 			text += "250-STARTTLS\r\n"
 		}
 		s.reply(text + "250-CHUNKING\r\n250 SMTPUTF8")
@@ -213,11 +222,11 @@ func (s *session) command(line string) bool {
 
 func (s *session) startTLS() bool {
 	s.reply("220 2.0.0 go")
-	c := tls.Server(s.conn, s.sink.tls)
+	c := tls.Server(s.conn, s.tls)
 	if c.Handshake() != nil {
 		return false
 	}
-	s.conn, s.secure = c, true
+	s.conn, s.tls = c, nil
 	s.r.Reset(c)
 	s.w.Reset(c)
 	return true
