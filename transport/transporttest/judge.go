@@ -76,7 +76,7 @@ func (b *bench) delivered(r *result) {
 	if r.intended.Load() == 0 {
 		b.c.failf(ruleIntend, "delivered without Intend")
 	}
-	waitUntil(time.Second, func() bool { return len(b.accepted(r.rcpt)) > 0 })
+	waitUntil(settle, func() bool { return len(b.accepted(r.rcpt)) > 0 })
 	all := b.accepted(r.rcpt)
 	if len(all) == 0 {
 		b.c.failf(ruleOnce, "the far end took no message, the receipt is for one")
