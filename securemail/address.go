@@ -3,7 +3,9 @@ package securemail
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"mime"
 	"net/mail"
 	"strings"
 	"unicode/utf8"
@@ -46,6 +48,7 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, errors.New("securemail: malformed local part of an address")
 	}
 	ascii, err := domainProfile.ToASCII(strings.TrimSuffix(domain, "."))
+	ascii = strings.TrimSuffix(ascii, ".") // an ideographic full stop becomes one
 	if err != nil || ascii == "" || len(ascii) > maxDomain || strings.HasPrefix(ascii, "[") {
 		return Address{}, errors.New("securemail: malformed domain of an address")
 	}
@@ -196,12 +199,26 @@ func Mailbox(s string) Contact {
 	if a, err := ParseAddress(strings.TrimSpace(s)); err == nil {
 		return Contact{Address: a}
 	}
-	p, err := mail.ParseAddress(s)
+	p, err := mailboxParser().Parse(s)
 	if err != nil {
 		return Contact{fault: errors.New("securemail: malformed mailbox")}
 	}
 	a, err := ParseAddress(p.Address)
-	return Contact{Name: p.Name, Address: a, fault: err}
+	return Contact{Name: readableName(p.Name), Address: a, fault: err}
+}
+
+// mailboxParser reads each word in a charset that the core does not link as U+FFFD: the address is what counts.
+func mailboxParser() *mail.AddressParser {
+	unknown := func(string, io.Reader) (io.Reader, error) { return strings.NewReader("\ufffd"), nil }
+	return &mail.AddressParser{WordDecoder: &mime.WordDecoder{CharsetReader: unknown}}
+}
+
+// readableName is s, or nothing where nothing of it could be read.
+func readableName(s string) string {
+	if strings.Trim(s, "\ufffd ") == "" {
+		return ""
+	}
+	return s
 }
 
 // Format implements [fmt.Formatter]; it redacts for every verb.

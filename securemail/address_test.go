@@ -17,6 +17,7 @@ func TestParseAddress(t *testing.T) {
 		"anna@example.org":                          "anna@example.org",
 		"Anna.B+tag@EXAMPLE.org":                    "Anna.B+tag@example.org",
 		"anna@example.org.":                         "anna@example.org",
+		"anna@example.org\u3002":                    "anna@example.org",
 		`"a b"@example.org`:                         `"a b"@example.org`,
 		`"a@b"@example.org`:                         `"a@b"@example.org`,
 		`"a\"b"@example.org`:                        `"a\"b"@example.org`,

@@ -14,8 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/emersion/go-message/mail"
+	"unicode/utf8"
 )
 
 // composeContext is what a message needs besides its Draft.
@@ -182,13 +181,16 @@ func rawAuthor(m *Message) (author Contact, fault string) {
 	return author, ""
 }
 
+// oneMailbox reads the first mailbox of field. Raw 8-bit names of old clients are no UTF-8; such an octet in the address
+// itself makes it malformed.
 func oneMailbox(field string) (c Contact, several, ok bool) {
-	list, err := mail.ParseAddressList(field)
+	list, err := mailboxParser().ParseList(strings.ToValidUTF8(field, "\ufffd"))
 	if err != nil || len(list) == 0 {
 		return Contact{}, false, false
 	}
 	a, err := ParseAddress(list[0].Address)
-	return Contact{Name: list[0].Name, Address: a}, len(list) > 1, err == nil
+	ok = err == nil && !strings.ContainsRune(a.local, utf8.RuneError)
+	return Contact{Name: readableName(list[0].Name), Address: a}, len(list) > 1, ok
 }
 
 // rawHead cuts Bcc and Resent-Bcc (RFC 5322 sections 3.6.3 and 3.6.6) out of m's header and adds what is missing.

@@ -485,6 +485,24 @@ func TestComposeRawSender(t *testing.T) {
 	}
 }
 
+func TestComposeRawOldNames(t *testing.T) {
+	tail := "\r\nDate: x\r\nMessage-ID: <1@a>\r\n\r\n"
+	for from, want := range map[string]string{
+		"S\xf8ren <s@example.org>": "S\ufffdren", "\"S\xf8ren\" <s@example.org>": "S\ufffdren",
+		"=?iso-2022-jp?B?GyRCOzNFRBsoQg==?= <s@example.org>": "", "=?windows-1252?Q?O=92Neill?= <s@example.org>": "",
+		"=?iso-8859-1?Q?S=F8ren?= <s@example.org>": "Søren", "s@example.org (comment)": "comment",
+	} {
+		m, _ := mustCompose(t, &Draft{Raw: Bytes([]byte("From: " + from + tail)), To: To("anna@example.net")})
+		author, fault := rawAuthor(m)
+		require.Empty(t, fault)
+		author.Name = strings.TrimSpace(author.Name)
+		require.Equal(t, Contact{Name: want, Address: Mailbox("s@example.org").Address}, author, "%q", from)
+	}
+	_, _, faults, err := compose(&Draft{Raw: Bytes([]byte("From: s\xf8@example.org" + tail))}, testContext())
+	require.NoError(t, err)
+	require.Equal(t, []Fault{{"From", ruleFrom}}, faults)
+}
+
 func TestFoldField(t *testing.T) {
 	for _, value := range []string{
 		"", "a", strings.Repeat("word ", 40) + "end", strings.Repeat("x", 900), "a\tb  c " + strings.Repeat(" y", 100),

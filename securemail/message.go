@@ -124,7 +124,7 @@ func scan(r io.Reader) (total, headLen int64, head []byte, err error) {
 		if buf.Write(line); buf.Len() > maxHead {
 			return 0, 0, nil, errHeadSize
 		}
-		inHead = len(line) > 2
+		inHead = string(line) != "\r\n"
 	}
 	if inHead {
 		if !bytes.HasSuffix(buf.Bytes(), []byte("\r\n")) {

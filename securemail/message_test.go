@@ -32,7 +32,8 @@ func TestNewMessage(t *testing.T) {
 }
 
 func TestNewMessageWithoutBody(t *testing.T) {
-	for in, want := range map[string]string{"A: 1": "A: 1\r\n\r\n", "A: 1\r\n": "A: 1\r\n\r\n", "A: 1\r\n\r\n": "A: 1\r\n\r\n"} {
+	for in, want := range map[string]string{"A: 1": "A: 1\r\n\r\n", "A: 1\r\n": "A: 1\r\n\r\n", "A: 1\r\n\r\n": "A: 1\r\n\r\n",
+		"A: 1\r\nB:": "A: 1\r\nB:\r\n\r\n", "A: 1\r\n ": "A: 1\r\n \r\n\r\n"} {
 		m, err := NewMessage(Bytes([]byte(in)))
 		require.NoError(t, err)
 		require.Equal(t, want, string(wholeOf(t, m)))
