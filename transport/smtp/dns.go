@@ -97,6 +97,10 @@ func (c *dnsClient) Addrs(ctx context.Context, host string) (AddrSet, error) {
 	}
 	set := AddrSet{Secure: a4.secure && a6.secure, TTL: min(a4.ttl, a6.ttl)}
 	v4, v6 := a4.addrs(), a6.addrs()
+	// An empty answer says nothing of time here; the family that has addresses does.
+	if err4 == nil && err6 == nil && (len(v4) == 0) != (len(v6) == 0) {
+		set.TTL = max(a4.ttl, a6.ttl)
+	}
 	for i := range max(len(v4), len(v6)) {
 		if i < len(v4) {
 			set.Addrs = append(set.Addrs, v4[i])

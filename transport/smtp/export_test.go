@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"net"
 	"strings"
 )
 
@@ -56,3 +57,6 @@ func (t *Transport) Idle() int {
 	defer t.pool.mu.Unlock()
 	return t.pool.count
 }
+
+// System makes the resolver that New takes where none is given.
+func System(r *net.Resolver) Resolver { return system{r} }
