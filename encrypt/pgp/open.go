@@ -50,7 +50,8 @@ const (
 type OpenOptions struct {
 	// Keys are private keys, armored or binary, under no passphrase.
 	Keys []securemail.Secret
-	// Signers are the certificates whose signatures count; whether one belongs to the From is the caller's to judge.
+	// Signers are the certificates whose signatures count, in Public[0], which may be armored here; they need not be able to
+	// encrypt. Whether one belongs to the From is the caller's to judge.
 	Signers []securemail.Key
 	// MaxSize bounds the payload, in octets; 0: 64 MiB.
 	MaxSize int64
@@ -157,7 +158,11 @@ func keyring(o *OpenOptions) (*ring, error) {
 		if len(k.Public) == 0 {
 			return nil, &KeyError{Why: WhyMalformed}
 		}
-		e, err := readCert(bytes.Clone(k.Public[0]))
+		raw, err := dearmor(k.Public[0])
+		if err != nil {
+			return nil, err
+		}
+		e, err := readCert(raw)
 		if err != nil {
 			return nil, err
 		}
