@@ -61,13 +61,15 @@ func thePeer(t *testing.T) peer {
 	return p
 }
 
-func newTransport(t *testing.T) *smtp.Transport {
+func newTransport(t *testing.T) *smtp.Transport { return transportTo(t, nil) }
+
+func transportTo(t *testing.T, relay *smtp.Relay) *smtp.Transport {
 	t.Helper()
 	pem, err := os.ReadFile(os.Getenv("POSTSEAL_PEER_CA"))
 	require.NoError(t, err)
 	roots := x509.NewCertPool()
 	require.True(t, roots.AppendCertsFromPEM(pem))
-	tr, err := smtp.New(&smtp.Options{HELO: "client.test", Resolver: peerDNS{}, RootCAs: roots})
+	tr, err := smtp.New(&smtp.Options{HELO: "client.test", Resolver: peerDNS{}, RootCAs: roots, Relay: relay})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, tr.Close()) })
 	return tr
@@ -291,6 +293,38 @@ func (p peer) once(t *testing.T, m mail) {
 		}
 	}
 	require.Equal(t, 1, n)
+}
+
+// TestRelay takes the peer for a smart host: its name is configured, so proved, but it is the road beyond that counts.
+func TestRelay(t *testing.T) {
+	p := thePeer(t)
+	operator := &securemail.Operator{Name: "Relay Ltd", Agreement: "BAA-1"}
+	for _, c := range []struct {
+		host     string
+		operator *securemail.Operator
+		floor    securemail.Channel
+		ok       bool
+	}{
+		{named, operator, securemail.ChannelVerified, true},
+		{named, nil, securemail.ChannelAny, true},
+		{named, nil, securemail.ChannelEncrypted, false}, // nobody vouches
+		{wrong, operator, securemail.ChannelNamed, false},
+		{clear, operator, securemail.ChannelEncrypted, false},
+	} {
+		t.Run(fmt.Sprintf("%s %t floor %d", c.host, c.operator != nil, c.floor), func(t *testing.T) {
+			tr := transportTo(t, &smtp.Relay{Addr: "mx." + c.host + ":25", Operator: c.operator})
+			m := newMail("anna@"+named, "by way of a relay\r\n")
+			r, _, err := m.send(t, tr, c.floor)
+			if !c.ok {
+				require.ErrorIs(t, err, securemail.ErrChannel)
+				p.missing(t, newTransport(t), m)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.operator != nil, r.Hop == securemail.HopAsserted)
+			p.sawTLS(t, p.stored(t, m), r)
+		})
+	}
 }
 
 // TestProbe asks for each route without sending mail.
