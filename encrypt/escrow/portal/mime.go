@@ -71,7 +71,10 @@ func walk(r io.Reader, head func(*message.Header), fn func(*part) error) error {
 		head(&m.Header)
 	}
 	w := &walker{fn: fn}
-	return w.entity(m, "", 0)
+	if err := w.entity(m, "", 0); err != nil || !w.cut {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errBroken, io.ErrUnexpectedEOF)
 }
 
 var errBroken = errors.New("portal: broken MIME structure")
@@ -81,8 +84,24 @@ func tolerable(err error) bool {
 }
 
 type walker struct {
-	fn func(*part) error
-	n  int
+	fn  func(*part) error
+	n   int
+	cut bool // a part ended too early
+}
+
+// lenient ends where a part was cut off: much mail lacks its last boundary, and what is there can be read.
+type lenient struct {
+	io.Reader
+	w *walker
+}
+
+func (l *lenient) Read(p []byte) (int, error) {
+	n, err := l.Reader.Read(p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		l.w.cut = true
+		err = io.EOF
+	}
+	return n, err
 }
 
 func (w *walker) entity(m *message.Entity, parent string, depth int) error {
@@ -95,12 +114,13 @@ func (w *walker) entity(m *message.Entity, parent string, depth int) error {
 			return fmt.Errorf("%w: %w", errBroken, errMany)
 		}
 		p := describe(m, parent, w.n)
+		p.body = &lenient{m.Body, w}
 		w.n++
 		if err := w.fn(p); err != nil {
 			return err
 		}
 		// What fn left: go-message reads on from here.
-		if _, err := io.Copy(io.Discard, m.Body); err != nil {
+		if _, err := io.Copy(io.Discard, p.body); err != nil {
 			return fmt.Errorf("%w: %w", errBroken, err)
 		}
 		return nil
@@ -136,7 +156,7 @@ func describe(m *message.Entity, parent string, n int) *part {
 		name = params["name"]
 	}
 	p := &part{
-		n: n, kind: strings.ToLower(kind), parent: parent, body: m.Body,
+		n: n, kind: strings.ToLower(kind), parent: parent,
 		id:       strings.Trim(strings.TrimSpace(m.Header.Get("Content-Id")), "<>"),
 		attached: strings.EqualFold(disp, "attachment"),
 	}

@@ -120,25 +120,25 @@ func (v *visit) ensure() (*session, error) {
 	return s, nil
 }
 
-func (st *store) load(ctx context.Context, token string, loc escrow.Locator) (*session, error) {
-	s := &session{token: token}
+func (s *store) load(ctx context.Context, token string, loc escrow.Locator) (*session, error) {
+	out := &session{token: token}
 	var created, seen, until, verified int64
-	err := st.db.QueryRowContext(ctx, st.sql.Rebind(`SELECT s.id, s.created, s.seen, COALESCE(g.asked, ''), g.code,
+	err := s.db.QueryRowContext(ctx, s.sql.Rebind(`SELECT s.id, s.created, s.seen, COALESCE(g.asked, ''), g.code,
 		COALESCE(g.code_until, 0), COALESCE(g.verified, 0)
 		FROM portal_session s LEFT JOIN portal_grant g ON g.session=s.id AND g.locator=? WHERE s.token=?`),
-		loc.Hash(), tokenHash(token)).Scan(&s.id, &created, &seen, &s.asked, &s.code, &until, &verified)
+		loc.Hash(), tokenHash(token)).Scan(&out.id, &created, &seen, &out.asked, &out.code, &until, &verified)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("portal: read session: %w", err)
 	}
-	s.created, s.seen = time.UnixMicro(created), time.UnixMicro(seen)
-	s.codeUntil = time.UnixMicro(until)
+	out.created, out.seen = time.UnixMicro(created), time.UnixMicro(seen)
+	out.codeUntil = time.UnixMicro(until)
 	if verified != 0 {
-		s.verified = time.UnixMicro(verified)
+		out.verified = time.UnixMicro(verified)
 	}
-	return s, nil
+	return out, nil
 }
 
 // touch puts the idle limit off; reading is use.

@@ -1,0 +1,18 @@
+package portal
+
+// View and Look let external tests render a message without a deposit.
+type View = view
+
+var (
+	Look  = look
+	Frame = frame
+)
+
+// FileName is the name under which an attachment named s of that type, the n-th part, is offered.
+func FileName(s, kind string, n int) string { return fileName(s, &part{n: n, kind: kind}) }
+
+// Download is the type an attachment of that type is served as.
+func Download(kind string) string { return (&part{kind: kind}).download() }
+
+// Disposition is the Content-Disposition of a download.
+var Disposition = disposition
