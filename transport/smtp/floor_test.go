@@ -55,7 +55,11 @@ func TestFloors(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
 			p := l.mx(c.o)
-			tr := l.transport(func(o *smtp.Options) { o.Timeouts.Handshake = 200 * time.Millisecond })
+			tr := l.transport(func(o *smtp.Options) {
+				if c.rules == "tls-timeout" {
+					o.Timeouts.Handshake = 200 * time.Millisecond
+				}
+			})
 			for _, floor := range []securemail.Channel{verified, named, encrypted, anyway} {
 				p.Reset()
 				r, err := l.deliver(tr, floor)

@@ -1,0 +1,45 @@
+package smtp_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/postseal/postseal/internal/smtppeer"
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/smtp"
+)
+
+// BenchmarkDeliver sends 4 KB messages over kept connections to a peer in the same process, whose work counts too.
+func BenchmarkDeliver(b *testing.B) {
+	for name, o := range map[string]smtppeer.Options{
+		"clear": {Discard: true}, "tls": {Discard: true, TLS: ca.Config("127.0.0.1")},
+	} {
+		b.Run(name, func(b *testing.B) {
+			p, err := smtppeer.Start(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer p.Close()
+			tr, err := smtp.New(&smtp.Options{RootCAs: ca.Pool(), Relay: &smtp.Relay{Addr: p.Addr(), Operator: operator}, MaxUses: 1 << 30})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer tr.Close()
+			floor := named
+			if o.TLS == nil {
+				floor = anyway
+			}
+			s := shipment(b, floor, "Subject: x\r\n\r\n"+strings.Repeat(strings.Repeat("x", 70)+"\r\n", 57))
+			b.ReportAllocs()
+			b.SetBytes(s.Message.Size())
+			for b.Loop() {
+				if _, err := tr.Deliver(context.Background(), s); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+var _ securemail.Transport = (*smtp.Transport)(nil)

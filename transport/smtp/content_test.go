@@ -1,0 +1,277 @@
+package smtp_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/postseal/postseal/internal/smtppeer"
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/smtp"
+)
+
+const (
+	eightBit = "Subject: x\r\nContent-Transfer-Encoding: 8bit\r\n\r\ngr\xc3\xbc\xc3\x9fe\r\n"
+	utf8Head = "Subject: gr\xc3\xbc\xc3\x9fe\r\n\r\nx\r\n"
+)
+
+func TestParametersOfMAIL(t *testing.T) {
+	long := strings.Repeat("0123456789\r\n", 4000)
+	all := []string{"8BITMIME", "SMTPUTF8", "SIZE"}
+	cases := []struct {
+		name, text string
+		ext        []string
+		params     string // of MAIL, or the enhanced code of the error
+	}{
+		{"plain", "Subject: x\r\n\r\nx\r\n", all, "SIZE=17"},
+		{"nothing offered", "Subject: x\r\n\r\nx\r\n", []string{}, ""},
+		{"8-bit", eightBit, all, "SIZE=56 BODY=8BITMIME"},
+		{"8-bit refused", eightBit, []string{"SMTPUTF8"}, "5.6.3"},
+		{"late 8-bit refused", "Subject: x\r\n\r\n" + long + "\xc3\xbc\r\n", []string{"SMTPUTF8"}, "5.6.3"},
+		{"long and ASCII", "Subject: x\r\n\r\n" + long, []string{}, ""},
+		{"UTF-8 header", utf8Head, all, "SIZE=23 BODY=8BITMIME SMTPUTF8"},
+		{"UTF-8 header refused", utf8Head, []string{"8BITMIME"}, "5.6.7"},
+		{"long UTF-8 header", "X: " + strings.Repeat("a b\r\n ", 9000) + "\r\nSubject: \xc3\xbc\r\n\r\nx\r\n", []string{"8BITMIME"}, "5.6.7"},
+		{"too big", "Subject: x\r\n\r\n" + long, []string{"SIZE 1000"}, "5.3.4"},
+		{"size without number", "Subject: x\r\n\r\nx\r\n", []string{"SIZE x"}, "SIZE=17"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: c.ext})
+			s := shipment(t, anyway, c.text)
+			_, err := l.ship(l.transport(nil), s)
+			if strings.HasPrefix(c.params, "5.") {
+				d := wantDelivery(t, err)
+				require.Equal(t, c.params, d.Enhanced)
+				require.Equal(t, securemail.FatePermanent, d.Fate)
+				require.Zero(t, d.Code)
+				untouched(t, p)
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, c.params, strings.Join(p.Messages()[0].Params, " "))
+			require.Equal(t, c.text, string(p.Messages()[0].Data))
+		})
+	}
+}
+
+func TestInternationalAddresses(t *testing.T) {
+	for _, ext := range []string{"SMTPUTF8", "X-NONE"} {
+		l := newLab(t)
+		p := l.mx(smtppeer.Options{Extensions: []string{ext}})
+		s := shipment(t, anyway, hello)
+		s.Recipient.Address = address(t, "jörg@clinic.test")
+		s.ReturnPath = securemail.Address{}
+		_, err := l.ship(l.transport(nil), s)
+		if ext == "X-NONE" {
+			require.Equal(t, "5.6.7", wantDelivery(t, err).Enhanced)
+			continue
+		}
+		require.NoError(t, err)
+		require.Equal(t, []string{"jörg@clinic.test"}, p.Messages()[0].Rcpts)
+		require.Equal(t, []string{"SMTPUTF8"}, p.Messages()[0].Params)
+		require.Empty(t, p.Messages()[0].From)
+		require.Contains(t, p.Transcript(), "MAIL FROM:<> SMTPUTF8")
+	}
+}
+
+// A host that can't carry the message leaves it to the next; a host that can, but not now, keeps it alive.
+func TestNextHostWhereTheFirstCantCarry(t *testing.T) {
+	l := newLab(t)
+	l.mx(smtppeer.Options{Extensions: []string{}})
+	second := l.mx(smtppeer.Options{})
+	_, err := l.ship(l.transport(nil), shipment(t, anyway, eightBit))
+	require.NoError(t, err)
+	require.Len(t, second.Messages(), 1)
+
+	l = newLab(t)
+	l.mx(smtppeer.Options{Extensions: []string{}})
+	l.mx(smtppeer.Options{On: on(smtppeer.StageGreeting, smtppeer.Refuse(421, "later"))})
+	_, err = l.ship(l.transport(nil), shipment(t, anyway, eightBit))
+	require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)
+}
+
+// A quoted local part with brackets and spaces is one address on the wire.
+func TestQuotedLocalPart(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{})
+	s := shipment(t, anyway, hello)
+	s.Recipient.Address = address(t, `"a> b"@clinic.test`)
+	_, err := l.ship(l.transport(nil), s)
+	require.NoError(t, err)
+	require.Equal(t, []string{`"a> b"@clinic.test`}, p.Messages()[0].Rcpts)
+}
+
+// What arrives is what was sent, for any lines in any blocks.
+func TestDotStuffing(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		lines := rapid.SliceOf(rapid.SampledFrom([]string{"", ".", "..", ".a", "a", "a.", "\r", "a\n.\n", "\n", "long line"})).Draw(t, "lines")
+		text := strings.Join(lines, "\r\n")
+		n := rapid.IntRange(1, 20).Draw(t, "block")
+		got := smtp.Stuff([]byte(text), n)
+		for _, end := range []string{"\n.\n", "\n.\r\n"} {
+			require.NotContains(t, "\n"+string(got)+"\r\n", end)
+		}
+		plain := strings.ReplaceAll("\n"+string(got), "\n.", "\n")[1:]
+		require.Equal(t, text, plain)
+	})
+}
+
+func TestMessageWithoutFinalLineEnd(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{})
+	tr := l.transport(nil)
+	for text, want := range map[string]string{
+		"Subject: x\r\n\r\nno end": "Subject: x\r\n\r\nno end\r\n",
+		"Subject: x\r\n\r\n.":      "Subject: x\r\n\r\n.\r\n",
+		"Subject: x\r\n":           "Subject: x\r\n\r\n",
+	} {
+		p.Reset()
+		_, err := l.ship(tr, shipment(t, anyway, text))
+		require.NoError(t, err)
+		require.Equal(t, want, string(p.Messages()[0].Data))
+	}
+}
+
+// generated is a big message that is never in memory.
+type generated struct{ size int64 }
+
+func (g generated) Size() int64 { return g.size }
+
+func (g generated) Open() (io.ReadCloser, error) {
+	head := "Subject: big\r\n\r\n"
+	return io.NopCloser(io.LimitReader(io.MultiReader(strings.NewReader(head), &lines{}), g.size)), nil
+}
+
+type lines struct{ n int }
+
+func (l *lines) Read(p []byte) (int, error) {
+	const line = ".123456789012345678901234567890123456789012345678901234567890123456789012345\r\n"
+	for i := range p {
+		p[i] = line[l.n%len(line)]
+		l.n++
+	}
+	return len(p), nil
+}
+
+func TestThirtyMegabytes(t *testing.T) {
+	for _, o := range []smtppeer.Options{{Discard: true, TLS: ca.Config("mx1.test")}, {Discard: true, Extensions: []string{}}} {
+		l := newLab(t)
+		p := l.mx(o)
+		m, err := securemail.NewMessage(generated{16 + 78*400_000})
+		require.NoError(t, err)
+		s := shipment(t, anyway, hello)
+		s.Message = m
+		tr := l.transport(nil)
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err = l.ship(tr, s)
+		runtime.ReadMemStats(&after)
+		require.NoError(t, err)
+		require.Equal(t, m.Size(), p.Messages()[0].Octets)
+		// All that was allocated, collected or not, on both sides.
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(8<<20))
+	}
+}
+
+// Far ends that talk too much, or nonsense: a typed error and little memory.
+func TestBadReplies(t *testing.T) {
+	noise := make([]byte, 4<<20)
+	rng := rand.NewChaCha8([32]byte{1})
+	_, _ = rng.Read(noise)
+	cases := map[string]struct {
+		a    smtppeer.Action
+		rule string
+	}{
+		"10,000 lines":     {smtppeer.Action{Code: 220, Text: "line", Lines: 10_000}, "too-many-lines"},
+		"5 MB banner":      {smtppeer.Action{Banner: 5 << 20}, "line-too-long"},
+		"5 MB code banner": {smtppeer.Action{Raw: "220 ", Banner: 0}, ""},
+		"garbage":          {smtppeer.Action{Raw: "hello there " + canary + "\r\n"}, "syntax"},
+		"noise":            {smtppeer.Action{Raw: string(noise)}, ""},
+		"HTTP":             {smtppeer.Action{Raw: "HTTP/1.1 400 Bad Request\r\n\r\n"}, "syntax"},
+		"NULs":             {smtppeer.Action{Raw: strings.Repeat("\x00", 1<<20)}, "line-too-long"},
+		"code changes":     {smtppeer.Action{Raw: "220-a\r\n221 b\r\n"}, "code-changed"},
+		"code 999":         {smtppeer.Action{Raw: "999 x\r\n"}, "syntax"},
+		"long lines":       {smtppeer.Action{Code: 220, Text: strings.Repeat("x", 4000), Lines: 100}, "too-long"},
+		"two greetings":    {smtppeer.Action{Raw: "220 a\r\n220 b\r\n"}, "unasked"},
+	}
+	for name, c := range cases {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{On: on(smtppeer.StageGreeting, c.a)})
+			tr := l.transport(func(o *smtp.Options) { o.Timeouts.Greeting = 200 * time.Millisecond })
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			_, err := l.deliver(tr, anyway)
+			runtime.ReadMemStats(&after)
+			d := wantDelivery(t, err)
+			require.Equal(t, securemail.FateRetry, d.Fate)
+			if c.rule != "" {
+				re, ok := errorAs[*smtp.ReplyError](err)
+				require.True(t, ok, "%v", err)
+				require.Equal(t, c.rule, re.Rule)
+			}
+			untouched(t, p)
+			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(30<<20)) // the far end's own share is the most
+		})
+	}
+}
+
+// The same at every other stage: typed, never delivered twice, never taken for success.
+func TestBadRepliesLater(t *testing.T) {
+	for _, stage := range []smtppeer.Stage{smtppeer.StageEHLO, smtppeer.StageStartTLS, smtppeer.StageMail, smtppeer.StageRcpt, smtppeer.StageData} {
+		for name, a := range map[string]smtppeer.Action{
+			"garbage": {Raw: "hello " + canary + "\r\n"}, "closed": smtppeer.Drop(), "lines": {Code: 250, Text: "x", Lines: 10_000},
+			"banner": {Banner: 1 << 20}, "half": {Raw: "25", Close: true}, "334": {Code: 334, Text: "x"},
+		} {
+			for _, ext := range []string{"PIPELINING", "X-NONE"} {
+				t.Run(string(stage)+"/"+name+"/"+ext, func(t *testing.T) {
+					l := newLab(t)
+					p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: []string{ext}, On: on(stage, a)})
+					tr := l.transport(nil)
+					_, err := l.deliver(tr, named)
+					require.Error(t, err)
+					if d, ok := errorAs[*securemail.DeliveryError](err); ok {
+						require.Equal(t, securemail.FateRetry, d.Fate)
+					}
+					require.Empty(t, p.Messages())
+					require.Zero(t, tr.Idle())
+				})
+			}
+		}
+	}
+}
+
+// One stored message, many deliveries at once, each whole.
+func TestSharedMessage(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{})
+	tr := l.transport(nil)
+	s := shipment(t, anyway, hello+strings.Repeat("body line\r\n", 10_000))
+	errs := make(chan error)
+	for range 8 {
+		go func() {
+			_, err := tr.Deliver(context.Background(), s)
+			errs <- err
+		}()
+	}
+	for range 8 {
+		require.NoError(t, <-errs)
+	}
+	r, err := s.Message.Open()
+	require.NoError(t, err)
+	want, err := io.ReadAll(r)
+	require.NoError(t, err)
+	for _, m := range p.Messages() {
+		require.True(t, bytes.Equal(want, m.Data))
+	}
+}
