@@ -1,0 +1,230 @@
+package queue
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// fromFresh is where a parcel may be from which it may end any way.
+var (
+	fromFresh  = []securemail.State{securemail.StateAccepted, securemail.StateDeferred}
+	fromLeased = append(slices.Clone(fromFresh), securemail.StateAttempting)
+	fromAny    = append(slices.Clone(fromLeased), securemail.StateUncertain)
+)
+
+// mayCome lists the states from which a Mark may enter to; none: no Mark may.
+func mayCome(to securemail.State) []securemail.State {
+	switch to {
+	case securemail.StateAttempting, securemail.StateUncertain, securemail.StateDelivered:
+		return fromAny
+	case securemail.StateDeferred, securemail.StateHeld, securemail.StateBounced, securemail.StateDropped:
+		return fromLeased
+	case securemail.StateRefused, securemail.StateExpired:
+		return fromFresh
+	}
+	return nil
+}
+
+// packedMark is a Mark ready to be written.
+type packedMark struct {
+	m              *securemail.Mark
+	epoch, attempt int64
+	status         []byte
+	events         [][]any
+	body           string // of the parcel that ended; set by write
+}
+
+// Mark implements [securemail.Queue]: all of ms or none, with their events, durable when it returns nil. StateAttempting
+// keeps the lease and renews it; every other state ends it. Deferred must have Status.Next; uncertain with Next is tried
+// again then. [ErrTransition] says that the table of states has no such change; securemail.ErrLease that some lease was
+// lost, or already ended by an earlier Mark. After [ErrUnknown] a repeat is safe: it is nil, or ErrLease where the first
+// one holds.
+func (q *Queue) Mark(ctx context.Context, ms ...securemail.Mark) error {
+	pms := make([]*packedMark, len(ms))
+	for i := range ms {
+		var err error
+		if pms[i], err = q.packMark(ctx, &ms[i]); err != nil {
+			return err
+		}
+	}
+	// Rows are locked in one order, so that two Marks don't wait for each other.
+	slices.SortStableFunc(pms, func(a, b *packedMark) int {
+		return compareID(a.m.Lease.Parcel.ID, b.m.Lease.Parcel.ID)
+	})
+	var gone []string
+	err := q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		gone, err = q.writeMarks(ctx, tx, pms)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, securemail.ErrLease) {
+			q.forgetLost(ctx, pms)
+		}
+		return failed("mark", err)
+	}
+	for _, m := range pms {
+		if id := m.m.Lease.Parcel.ID; m.m.Status.State == securemail.StateAttempting {
+			q.hold(id, int(m.attempt))
+		} else {
+			q.letGo(id, int(m.attempt))
+		}
+	}
+	for _, id := range gone {
+		q.deleteBlob(ctx, id)
+	}
+	return nil
+}
+
+func compareID(a, b securemail.ParcelID) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (q *Queue) packMark(ctx context.Context, m *securemail.Mark) (*packedMark, error) {
+	p := &packedMark{m: m}
+	if m.Lease == nil || m.Lease.Parcel == nil {
+		return nil, errors.New("queue: mark: no lease")
+	}
+	if n, err := fmt.Sscanf(m.Lease.Token, "%d.%d", &p.epoch, &p.attempt); n != 2 || err != nil {
+		return nil, fmt.Errorf("queue: mark: %w", securemail.ErrLease)
+	}
+	if mayCome(m.Status.State) == nil {
+		return nil, fmt.Errorf("%w: to %q", ErrTransition, m.Status.State)
+	}
+	if m.Status.State == securemail.StateDeferred && m.Status.Next.IsZero() {
+		return nil, fmt.Errorf("%w: deferred without a time to try again", ErrTransition)
+	}
+	k, err := q.submissionKey(ctx, m.Lease.Parcel.Submission)
+	if err != nil {
+		return nil, err
+	}
+	st := m.Status
+	if st.Changed.IsZero() {
+		st.Changed = q.o.Now()
+	}
+	if p.status, err = k.sealed("status", string(m.Lease.Parcel.ID), progressOf(&st)); err != nil {
+		return nil, err
+	}
+	p.events, err = k.eventRows(m.Events)
+	return p, err
+}
+
+// submissionKey is the data key of a submission, from memory as a rule.
+func (q *Queue) submissionKey(ctx context.Context, id string) (*dataKey, error) {
+	if k, ok := q.keys.get(id); ok { // Take put it there
+		return k, nil
+	}
+	var wrapped []byte
+	err := q.db.QueryRowContext(ctx, q.d.Rebind("SELECT wrapped FROM queue_key WHERE id=?"), id).Scan(&wrapped)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, &CorruptError{Part: "key", ID: id, Err: err}
+	}
+	if err != nil {
+		return nil, failed("read data key", err)
+	}
+	return q.openKey(ctx, id, wrapped)
+}
+
+// writeMarks returns the blobs that nobody needs any more.
+func (q *Queue) writeMarks(ctx context.Context, tx *sql.Tx, ms []*packedMark) ([]string, error) {
+	var events [][]any
+	var bodies []string
+	for _, m := range ms {
+		if err := q.writeMark(ctx, tx, m); err != nil {
+			return nil, err
+		}
+		events = append(events, m.events...)
+		if m.body != "" {
+			bodies = append(bodies, m.body)
+		}
+	}
+	if err := q.insertEvents(ctx, tx, events); err != nil {
+		return nil, err
+	}
+	return q.dropBodies(ctx, tx, bodies)
+}
+
+func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) error {
+	id, to := string(m.m.Lease.Parcel.ID), m.m.Status.State
+	from := mayCome(to)
+	set, args := "due=?, lease_epoch=0, lease_until=0", []any{int64(0)}
+	switch {
+	case to == securemail.StateAttempting:
+		set, args = "lease_until=?", []any{micros(q.o.Now().Add(q.o.Lease))}
+	case to.Final():
+		// The body's name is needed below, and gone after the update.
+		err := tx.QueryRowContext(ctx, q.d.Rebind("SELECT body FROM queue_parcel WHERE id=?"), id).Scan(&m.body)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		set, args = "due=0, lease_epoch=0, lease_until=0, letter=NULL, body='', ended=?", []any{micros(q.o.Now())}
+	case to != securemail.StateHeld:
+		args[0] = micros(m.m.Status.Next)
+	}
+	args = append(args, string(to), m.status, id, m.epoch, m.attempt)
+	n, err := q.exec(ctx, tx, "UPDATE queue_parcel SET "+set+`, state=?, status=?, rev=rev+1
+		WHERE id=? AND lease_epoch=? AND attempt=? AND state IN (`+marks(len(from))+")", anys(args, from)...)
+	if err != nil || n == 1 {
+		return err
+	}
+	return q.whyNot(ctx, tx, m)
+}
+
+// whyNot says why a Mark touched no row.
+func (q *Queue) whyNot(ctx context.Context, tx *sql.Tx, m *packedMark) error {
+	var state string
+	err := tx.QueryRowContext(ctx, q.d.Rebind("SELECT state FROM queue_parcel WHERE id=? AND lease_epoch=? AND attempt=?"),
+		string(m.m.Lease.Parcel.ID), m.epoch, m.attempt).Scan(&state)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return securemail.ErrLease
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%w: from %q to %q", ErrTransition, state, m.m.Status.State)
+}
+
+// dropBodies removes those that no parcel needs any more, and returns the ones whose bytes lie in the blob store. Two
+// transactions that end a body's last two parcels at once may both leave it; the sweep finds it.
+func (q *Queue) dropBodies(ctx context.Context, tx *sql.Tx, ids []string) ([]string, error) {
+	slices.Sort(ids)
+	var blobs []string
+	for _, id := range slices.Compact(ids) {
+		var inRow bool
+		err := tx.QueryRowContext(ctx, q.d.Rebind(`DELETE FROM queue_body WHERE id=?
+			AND NOT EXISTS (SELECT 1 FROM queue_parcel WHERE body<>'' AND body=?) RETURNING sealed IS NOT NULL`), id, id).Scan(&inRow)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if !inRow {
+			blobs = append(blobs, id)
+		}
+	}
+	return blobs, nil
+}
+
+// forgetLost stops renewing those of ms that are no longer ours.
+func (q *Queue) forgetLost(ctx context.Context, ms []*packedMark) {
+	for _, m := range ms {
+		id := m.m.Lease.Parcel.ID
+		var one int
+		err := q.db.QueryRowContext(ctx, q.d.Rebind("SELECT 1 FROM queue_parcel WHERE id=? AND lease_epoch=? AND attempt=?"),
+			string(id), m.epoch, m.attempt).Scan(&one)
+		if errors.Is(err, sql.ErrNoRows) {
+			q.letGo(id, int(m.attempt))
+		}
+	}
+}

@@ -1,0 +1,136 @@
+//go:build interop
+
+package queue_test
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/queue"
+)
+
+func servers() map[string]opener {
+	return map[string]opener{"postgres": postgres, "postgres one connection": single(postgres)}
+}
+
+func dsn(t testing.TB) string {
+	s := os.Getenv("POSTSEAL_PG_DSN")
+	require.NotEmpty(t, s, "the interop lane needs POSTSEAL_PG_DSN, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
+	return s
+}
+
+// postgres gives a schema of its own in the database that POSTSEAL_PG_DSN names, a postgres:// URL with parameters.
+func postgres(t testing.TB) func() *sql.DB {
+	t.Helper()
+	url := dsn(t)
+	admin, err := sql.Open("pgx", url)
+	require.NoError(t, err)
+	schema := fmt.Sprintf("q%d", rand.Uint64())
+	_, err = admin.Exec("CREATE SCHEMA " + schema)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := admin.Exec("DROP SCHEMA " + schema + " CASCADE")
+		require.NoError(t, err)
+		require.NoError(t, admin.Close())
+	})
+	return func() *sql.DB {
+		db, err := sql.Open("pgx", url+"&search_path="+schema)
+		require.NoError(t, err)
+		db.SetMaxOpenConns(24)
+		db.SetMaxIdleConns(24)
+		t.Cleanup(func() { require.NoError(t, db.Close()) })
+		return db
+	}
+}
+
+// A reader must not step over an event that was written before and committed after one that it has read.
+func TestPostgresLateCommitIsNotSkipped(t *testing.T) {
+	r := newRig(t, postgres, nil)
+	late, err := r.db.Begin()
+	require.NoError(t, err)
+	first := r.event(securemail.Slip{Actor: securemail.Actor{Tenant: "clinic"}}, "late")
+	require.NoError(t, r.Add(t.Context(), late, first))
+	second := r.event(first.Slip, "early")
+	require.NoError(t, r.Add(t.Context(), nil, second))
+	es := r.events("r")
+	require.Len(t, es, 1)
+	require.Equal(t, second.ID, es[0].ID)
+	require.NoError(t, late.Commit())
+	es2 := r.events("r")
+	require.Len(t, es2, 1)
+	require.Equal(t, first.ID, es2[0].ID)
+	require.Greater(t, es2[0].Seq, es[0].Seq)
+}
+
+// A host's transaction that holds an idempotency key and dawdles stops nobody else.
+func TestPostgresDawdlingHost(t *testing.T) {
+	r := newRig(t, postgres, nil)
+	b := r.batch(1)
+	b.Key = "k"
+	tx, err := r.db.Begin()
+	require.NoError(t, err)
+	_, err = r.PutTx(t.Context(), tx, b)
+	require.NoError(t, err)
+	same := r.batch(1)
+	same.Key = "k"
+	done := make(chan error, 1)
+	go func() { sub, err := r.Put(t.Context(), same); done <- err; _ = sub }()
+	time.Sleep(700 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	_, err = r.Put(ctx, r.batch(1))
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	require.NoError(t, <-done)
+	require.Equal(t, 2, r.count("SELECT count(*) FROM queue_parcel"))
+}
+
+func TestPostgresListen(t *testing.T) {
+	woken := make(chan struct{}, 100)
+	var calls atomic.Int64
+	r := newRig(t, postgres, &queue.Options{
+		Listen: func(ctx context.Context, channel string, wake func()) error {
+			calls.Add(1)
+			conn, err := pgx.Connect(ctx, dsn(t))
+			if err != nil {
+				return err
+			}
+			defer conn.Close(context.WithoutCancel(ctx))
+			if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+				return err
+			}
+			woken <- struct{}{}
+			for {
+				if _, err := conn.WaitForNotification(ctx); err != nil {
+					return err
+				}
+				wake()
+				woken <- struct{}{}
+			}
+		},
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	<-woken
+	tx, err := r.db.Begin()
+	require.NoError(t, err)
+	_, err = r.PutTx(t.Context(), tx, r.batch(1))
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	<-woken
+	require.Len(t, r.take(r.Queue, 1), 1)
+	cancel()
+	require.NoError(t, <-done)
+}

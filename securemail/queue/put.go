@@ -1,0 +1,383 @@
+package queue
+
+import (
+	"context"
+	"crypto/subtle"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// packed is a Batch ready to be written: everything sealed, the blobs stored.
+type packed struct {
+	b       *securemail.Batch
+	key     *dataKey
+	idem    []byte // nil: no idempotency key
+	answer  []byte
+	bodies  []*body
+	parcels [][]any
+	labels  [][]any
+	events  [][]any
+}
+
+// errKnown says that somebody else used the idempotency key first.
+var errKnown = errors.New("queue: idempotency key is known")
+
+// Put implements [securemail.Queue]: when it returns nil, every parcel survives power loss. Concurrent Puts share commits.
+// A known Key with the same Digest gives the first Submission with Repeated set and its statuses as they are now; with
+// another Digest it is ErrConflict. Keys are known for [Options].Keep. On an error nothing was accepted, but for
+// [ErrUnknown]. A ctx that ends while Put waits for its turn is an error; one that ends later does not stop the commit.
+func (q *Queue) Put(ctx context.Context, b *securemail.Batch) (*securemail.Submission, error) {
+	for range 3 {
+		sub, err := q.put(ctx, b)
+		if !errors.Is(err, errKnown) { // known a moment ago, and purged meanwhile: again
+			return sub, err
+		}
+	}
+	return nil, failed("put", errKnown)
+}
+
+func (q *Queue) put(ctx context.Context, b *securemail.Batch) (*securemail.Submission, error) {
+	if sub, err := q.repeated(ctx, q.db, b); sub != nil || err != nil {
+		return sub, err
+	}
+	w, err := q.pack(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return q.insert(ctx, tx, w) })
+	if err != nil {
+		return q.putFailed(ctx, w, err)
+	}
+	q.keys.put(w.key.id, w.key)
+	q.signal()
+	return accepted(b), nil
+}
+
+func (q *Queue) putFailed(ctx context.Context, w *packed, err error) (*securemail.Submission, error) {
+	err = failed("put", err)
+	if errors.Is(err, ErrUnknown) {
+		if q.holds(ctx, w.b.Submission) {
+			q.signal()
+			return accepted(w.b), nil
+		}
+		return nil, err
+	}
+	q.discard(ctx, w)
+	if !errors.Is(err, errKnown) {
+		return nil, err
+	}
+	sub, err := q.repeated(ctx, q.db, w.b)
+	if sub == nil && err == nil {
+		err = errKnown
+	}
+	return sub, err
+}
+
+// holds looks whether a commit that nobody answered was made.
+func (q *Queue) holds(ctx context.Context, submission string) bool {
+	var one int
+	err := q.db.QueryRowContext(ctx, q.d.Rebind("SELECT 1 FROM queue_key WHERE id=?"), submission).Scan(&one)
+	return err == nil
+}
+
+// PutTx implements [securemail.TxQueue]: Put inside the host's transaction. It touches only tx, the key ring and the blob
+// store. On an error what it wrote is undone and tx can still be used, unless the database itself ended it. Where another
+// open transaction used the same Key, it waits for that one's end.
+func (q *Queue) PutTx(ctx context.Context, tx *sql.Tx, b *securemail.Batch) (*securemail.Submission, error) {
+	if sub, err := q.repeated(ctx, tx, b); sub != nil || err != nil {
+		return sub, err
+	}
+	w, err := q.pack(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	err = inSavepoint(ctx, tx, func() error { return q.insert(ctx, tx, w) })
+	if err == nil {
+		return accepted(b), nil
+	}
+	q.discard(ctx, w)
+	if !errors.Is(err, errKnown) {
+		return nil, failed("put", err)
+	}
+	sub, err := q.repeated(ctx, tx, b)
+	if sub == nil && err == nil {
+		err = failed("put", errKnown)
+	}
+	return sub, err
+}
+
+// inSavepoint undoes what f wrote, and heals the transaction, where f fails.
+func inSavepoint(ctx context.Context, tx *sql.Tx, f func() error) error {
+	if _, err := tx.ExecContext(ctx, "SAVEPOINT postseal_queue"); err != nil {
+		return err
+	}
+	err := f()
+	if err != nil {
+		// A ctx that ended must not leave half a batch in a transaction that its owner may still commit.
+		ctx = context.WithoutCancel(ctx)
+		if _, rerr := tx.ExecContext(ctx, "ROLLBACK TO SAVEPOINT postseal_queue"); rerr != nil {
+			return err
+		}
+	}
+	_, rerr := tx.ExecContext(ctx, "RELEASE SAVEPOINT postseal_queue")
+	if err != nil {
+		return err
+	}
+	return rerr
+}
+
+// accepted is the answer to a first Put.
+func accepted(b *securemail.Batch) *securemail.Submission {
+	sub := &securemail.Submission{ID: b.Submission}
+	for _, p := range b.Parcels {
+		sub.Parcels = append(sub.Parcels, securemail.Status{
+			Slip: p.Slip, State: securemail.StateAccepted, Changed: p.Submitted,
+		})
+	}
+	sub.Parcels = append(sub.Parcels, b.Refused...)
+	return sub
+}
+
+// repeated is the first answer to b's Key, or nil where the Key is new.
+func (q *Queue) repeated(ctx context.Context, db querier, b *securemail.Batch) (*securemail.Submission, error) {
+	if b.Key == "" {
+		return nil, nil
+	}
+	var id string
+	var wrapped, answer []byte
+	err := db.QueryRowContext(ctx, q.d.Rebind("SELECT id, wrapped, answer FROM queue_key WHERE idem=?"),
+		q.hash("key", b.Tenant, b.Key)).Scan(&id, &wrapped, &answer)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, failed("look up idempotency key", err)
+	}
+	k, err := q.openKey(ctx, id, wrapped)
+	if err != nil {
+		return nil, err
+	}
+	var digest []byte
+	if err := k.open("answer", id, answer, &digest); err != nil {
+		return nil, err
+	}
+	if subtle.ConstantTimeCompare(digest, b.Digest[:]) != 1 {
+		return nil, fmt.Errorf("queue: put: %w", securemail.ErrConflict)
+	}
+	sub := &securemail.Submission{ID: id, Repeated: true}
+	rows, err := q.rows(ctx, db, " WHERE p.submission=? ORDER BY p.id", id)
+	if err != nil {
+		return nil, failed("read submission", err)
+	}
+	for _, r := range rows {
+		st, err := k.statusOf(r)
+		if err != nil {
+			return nil, err
+		}
+		sub.Parcels = append(sub.Parcels, st)
+	}
+	return sub, nil
+}
+
+// rows reads parcels with the keys they are sealed under. Nothing is left open when it returns.
+func (q *Queue) rows(ctx context.Context, db querier, where string, args ...any) ([]*row, error) {
+	rs, err := db.QueryContext(ctx, q.d.Rebind("SELECT "+rowColumns+where), args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rs.Close()
+	var out []*row
+	for rs.Next() {
+		r := new(row)
+		if err := rs.Scan(r.into()...); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rs.Err()
+}
+
+// pack seals b and stores its large bodies. The blobs come first: a row never names a blob that is not there.
+func (q *Queue) pack(ctx context.Context, b *securemail.Batch) (_ *packed, err error) {
+	w := &packed{b: b}
+	if err := checkBatch(b); err != nil {
+		return nil, err
+	}
+	if w.key, err = q.newKey(ctx, b.Tenant, b.Submission); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			q.discard(ctx, w)
+		}
+	}()
+	if b.Key != "" {
+		w.idem = q.hash("key", b.Tenant, b.Key)
+		if w.answer, err = w.key.sealed("answer", b.Submission, b.Digest[:]); err != nil {
+			return nil, err
+		}
+	}
+	bodies := make(map[securemail.Source]string)
+	for _, p := range b.Parcels {
+		src := p.Message.Body()
+		id, ok := bodies[src]
+		if !ok {
+			bd, err := q.storeBody(ctx, w.key, src)
+			if bd != nil {
+				w.bodies = append(w.bodies, bd)
+			}
+			if err != nil {
+				return nil, err
+			}
+			id = bd.id
+			bodies[src] = id
+		}
+		if err := q.packParcel(w, p, id); err != nil {
+			return nil, err
+		}
+	}
+	for i := range b.Refused {
+		if err := q.packRefused(w, &b.Refused[i]); err != nil {
+			return nil, err
+		}
+	}
+	w.events, err = w.key.eventRows(b.Events)
+	return w, err
+}
+
+func checkBatch(b *securemail.Batch) error {
+	if b.Submission == "" || len(b.Parcels)+len(b.Refused) == 0 {
+		return errors.New("queue: put: a batch needs a submission id and a recipient")
+	}
+	for _, p := range b.Parcels {
+		if p.ID == "" || p.Message == nil || p.Submission != b.Submission || p.Actor.Tenant != b.Tenant {
+			return errors.New("queue: put: a parcel needs an id, a message, and its batch's submission and tenant")
+		}
+	}
+	for i := range b.Refused {
+		s := &b.Refused[i]
+		if s.ID == "" || !s.State.Final() || s.Submission != b.Submission || s.Actor.Tenant != b.Tenant {
+			return errors.New("queue: put: a refusal needs an id, a final state, and its batch's submission and tenant")
+		}
+	}
+	return nil
+}
+
+const parcelColumns = `id, submission, tenant, state, priority, not_before, due, ended, ref, body, slip, letter, status,
+	attempt, rev, lease_owner, lease_epoch, lease_until`
+
+func (q *Queue) packParcel(w *packed, p *securemail.Parcel, body string) error {
+	id := string(p.ID)
+	slip, err := w.key.sealed("slip", id, &p.Slip)
+	if err != nil {
+		return err
+	}
+	let, err := w.key.sealed("letter", id, letter{p.Message.Head(), p.Factors})
+	if err != nil {
+		return err
+	}
+	notBefore := micros(p.NotBefore)
+	due := max(micros(p.Submitted), notBefore, 1)
+	w.parcels = append(w.parcels, []any{
+		id, p.Submission, w.b.Tenant, string(securemail.StateAccepted), int64(p.Priority), notBefore, due, int64(0),
+		q.ref(&p.Slip), body, slip, let, nil, 0, 0, "", 0, 0,
+	})
+	w.label(&p.Slip)
+	return nil
+}
+
+func (q *Queue) packRefused(w *packed, s *securemail.Status) error {
+	id := string(s.ID)
+	slip, err := w.key.sealed("slip", id, &s.Slip)
+	if err != nil {
+		return err
+	}
+	status, err := w.key.sealed("status", id, progressOf(s))
+	if err != nil {
+		return err
+	}
+	w.parcels = append(w.parcels, []any{
+		id, s.Submission, w.b.Tenant, string(s.State), int64(s.Priority), int64(0), int64(0), micros(q.o.Now()),
+		q.ref(&s.Slip), "", slip, nil, status, 0, 0, "", 0, 0,
+	})
+	w.label(&s.Slip)
+	return nil
+}
+
+// ref is the keyed hash of the recipient's Ref; nil where he has none.
+func (q *Queue) ref(s *securemail.Slip) any {
+	if s.Recipient.Ref == "" {
+		return nil
+	}
+	return q.hash("ref", s.Actor.Tenant, s.Recipient.Ref)
+}
+
+func (w *packed) label(s *securemail.Slip) {
+	for name, value := range s.Labels {
+		w.labels = append(w.labels, []any{string(s.ID), name, value})
+	}
+}
+
+// insert writes w. It is run again where the database says "try again".
+func (q *Queue) insert(ctx context.Context, tx *sql.Tx, w *packed) error {
+	n, err := q.exec(ctx, tx, `INSERT INTO queue_key (id, tenant, wrapped, idem, answer, made) VALUES (?,?,?,?,?,?)
+		ON CONFLICT (idem) DO NOTHING`, w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now()))
+	if err != nil {
+		return err
+	}
+	if n == 0 {
+		return errKnown
+	}
+	bodies := make([][]any, len(w.bodies))
+	for i, b := range w.bodies {
+		bodies[i] = []any{b.id, w.b.Submission, b.size, b.sealed}
+	}
+	for _, t := range []struct {
+		into string
+		rows [][]any
+	}{
+		{"queue_body (id, submission, size, sealed)", bodies},
+		{"queue_parcel (" + parcelColumns + ")", w.parcels},
+		{"queue_label (parcel, name, value)", w.labels},
+	} {
+		if err := q.insertAll(ctx, tx, t.into, t.rows, ""); err != nil {
+			return err
+		}
+	}
+	if err := q.insertEvents(ctx, tx, w.events); err != nil {
+		return err
+	}
+	return q.notify(ctx, tx)
+}
+
+// insertAll writes rows many at a time, within SQLite's 32,766 and PostgreSQL's 65,535 parameters.
+func (q *Queue) insertAll(ctx context.Context, tx querier, into string, rows [][]any, tail string) error {
+	const maxRows = 100
+	for len(rows) > 0 {
+		n := min(len(rows), maxRows)
+		one := "(" + marks(len(rows[0])) + ")"
+		args := make([]any, 0, n*len(rows[0]))
+		for _, r := range rows[:n] {
+			args = append(args, r...)
+		}
+		query := "INSERT INTO " + into + " VALUES " + strings.Repeat(one+",", n-1) + one + tail
+		if _, err := q.exec(ctx, tx, query, args...); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// discard removes the blobs of a batch that was not written.
+func (q *Queue) discard(ctx context.Context, w *packed) {
+	for _, b := range w.bodies {
+		if b.sealed == nil {
+			q.deleteBlob(ctx, b.id)
+		}
+	}
+}
