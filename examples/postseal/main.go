@@ -1,0 +1,83 @@
+// Command postseal is the library from the shell. Sub-commands read standard input, write standard output, and exit 1 with
+// one clear line on standard error when they fail, 2 when they were called wrongly.
+//
+//	postseal send -from A -to B[,C] [flags] < message.eml      delivers, and prints decision and receipt per recipient
+//	postseal explain -from A -to B[,C] [flags] < message.eml   says what would happen, and sends nothing
+//
+// Flags of both:
+//
+//	-relay host:port    give everything to this smart host, by STARTTLS (port 465: TLS at once)
+//	-operator NAME      vouches for the road beyond the relay; without it the relay meets no floor
+//	-resolver addr      ask this DNS server (ip:port) instead of the system's
+//	-policy NAME        try-tls (default), forced, exclusive, or escrow
+//	-keys FOLDER        pinned PGP keys with their keys.json; see package encrypt/keys
+//	-base-url URL       where the pick-up pages are; without it there is no escrow, and such mail is held
+//	-insecure-loopback  allow http for a -base-url on loopback
+//	-store FILE         keep queue, keys and audit log there, so that what is deferred or held can be taken up by the next
+//	                    run; without it they live as long as the command
+//	-ca FILE            trust the authorities in this PEM file instead of the system's
+//	-port N             where mail hosts listen, instead of 25
+//	-json               one JSON object a recipient
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+)
+
+// command is one sub-command.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, args []string, in io.Reader, out io.Writer) error
+}
+
+func commands() []command {
+	return []command{
+		{"send", "deliver a message read from standard input", send},
+		{"explain", "say what would happen to it, and send nothing", explain},
+	}
+}
+
+// errUsage says that the command was called wrongly.
+var errUsage = errors.New("called wrongly; see postseal help")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	os.Exit(dispatch(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func dispatch(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		fmt.Fprintln(out, "usage: postseal COMMAND [flags] < message.eml")
+		for _, c := range commands() {
+			fmt.Fprintf(out, "  %-8s %s\n", c.name, c.summary)
+		}
+		if len(args) == 0 {
+			return 2
+		}
+		return 0
+	}
+	for _, c := range commands() {
+		if c.name != args[0] {
+			continue
+		}
+		switch err := c.run(ctx, args[1:], in, out); {
+		case err == nil || errors.Is(err, flag.ErrHelp):
+			return 0
+		case errors.Is(err, errUsage):
+			fmt.Fprintln(errOut, "postseal:", err)
+			return 2
+		default:
+			fmt.Fprintln(errOut, "postseal:", err)
+			return 1
+		}
+	}
+	fmt.Fprintf(errOut, "postseal: no command %q; see postseal help\n", args[0])
+	return 2
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// record is the JSON of one recipient. It names the address, which the caller gave.
+type record struct {
+	Recipient string             `json:"recipient"`
+	Use       securemail.Method  `json:"use,omitempty"`
+	Choices   []string           `json:"choices,omitempty"`
+	Else      string             `json:"else,omitempty"`
+	Reasons   []string           `json:"reasons,omitempty"`
+	Status    *securemail.Status `json:"status,omitempty"`
+}
+
+// send delivers what can be delivered now.
+func send(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	f, err := parse("send", args, out)
+	if err != nil {
+		return err
+	}
+	d, err := f.draft(in)
+	if err != nil {
+		return err
+	}
+	sys, remove, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	defer sys.Close()
+	sub, err := sys.Send(ctx, d)
+	if err != nil {
+		return err
+	}
+	_, runErr := sys.RunDue(ctx)
+	n, missed := 0, 0
+	for st, err := range sys.Find(ctx, securemail.Query{Submission: sub.ID}) {
+		if err != nil {
+			return err
+		}
+		if n++; st.State != securemail.StateDelivered {
+			missed++
+		}
+		if err := printStatus(out, &st, f.json); err != nil {
+			return err
+		}
+	}
+	if runErr != nil || missed == 0 {
+		return runErr
+	}
+	if f.store == "" {
+		return fmt.Errorf("%d of %d recipients not reached, and nothing kept: send to them again, or use -store", missed, n)
+	}
+	return fmt.Errorf("%d of %d recipients not reached yet; the store has them", missed, n)
+}
+
+func printStatus(out io.Writer, st *securemail.Status, asJSON bool) error {
+	address := st.Recipient.Address.Reveal()
+	if asJSON {
+		return json.NewEncoder(out).Encode(record{Recipient: address, Use: st.Choice.Method, Status: st})
+	}
+	how := "-"
+	if st.State == securemail.StateDelivered {
+		how = string(st.Choice.Method)
+	}
+	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", address, st.State, how, evidence(st), strings.Join(texts(st.Reasons), "; "))
+	return err
+}
+
+func evidence(st *securemail.Status) string {
+	var parts []string
+	if p := st.Protection; p != nil && st.Choice.Method != securemail.MethodTLS {
+		parts = append(parts, p.Algorithm)
+		parts = append(parts, p.Keys...)
+	}
+	if r := st.Receipt; r != nil {
+		if r.TLS != nil {
+			parts = append(parts, tls.VersionName(r.TLS.Version), tls.CipherSuiteName(r.TLS.Suite))
+		}
+		if r.Proof != "" {
+			parts = append(parts, "proof "+string(r.Proof))
+		}
+		parts = append(parts, r.Peer)
+	}
+	if len(parts) == 0 {
+		return "-"
+	}
+	return strings.Join(parts, " ")
+}
+
+func texts(rs []securemail.Reason) []string {
+	out := make([]string, len(rs))
+	for i, r := range rs {
+		out[i] = r.Rule + ": " + r.Text
+	}
+	return out
+}
+
+// explain makes the look-ups of an attempt and prints what would happen.
+func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+	f, err := parse("explain", args, out)
+	if err != nil {
+		return err
+	}
+	d, err := f.draft(in)
+	if err != nil {
+		return err
+	}
+	sys, remove, err := f.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	defer sys.Close()
+	es, err := sys.Explain(ctx, d)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for i := range es {
+		errs = append(errs, es[i].Err, printExplanation(out, &es[i], f.json))
+	}
+	return errors.Join(errs...)
+}
+
+func printExplanation(out io.Writer, e *securemail.Explanation, asJSON bool) error {
+	r := record{Recipient: e.Facts.Recipient.Address.Reveal(), Else: outcome(e.Decision.Else), Reasons: texts(e.Decision.Reasons)}
+	for _, c := range e.Decision.Choices {
+		r.Choices = append(r.Choices, string(c.Method)+"/"+channel(c.Channel))
+	}
+	if e.Use != nil {
+		r.Use = e.Use.Method
+	}
+	if e.Facts.Route != nil {
+		r.Reasons = append(r.Reasons, texts(e.Facts.Route.Reasons)...)
+	}
+	if asJSON {
+		return json.NewEncoder(out).Encode(r)
+	}
+	use := string(r.Use)
+	if use == "" {
+		use = "nothing now; else " + r.Else
+	}
+	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", r.Recipient, use, strings.Join(r.Choices, " > "), strings.Join(r.Reasons, "; "))
+	return err
+}
+
+func outcome(o securemail.Outcome) string {
+	switch o {
+	case securemail.OutcomeRetry:
+		return "retry"
+	case securemail.OutcomeBounce:
+		return "bounce"
+	case securemail.OutcomeDrop:
+		return "drop"
+	}
+	return "hold"
+}
+
+func channel(c securemail.Channel) string {
+	switch c {
+	case securemail.ChannelVerified:
+		return "verified"
+	case securemail.ChannelNamed:
+		return "named"
+	case securemail.ChannelEncrypted:
+		return "encrypted"
+	}
+	return "any"
+}

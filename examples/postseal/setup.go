@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/postseal/postseal/encrypt/keys"
+	"github.com/postseal/postseal/encrypt/pgp"
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/policy"
+	"github.com/postseal/postseal/securemail/preset"
+	"github.com/postseal/postseal/transport/smtp"
+)
+
+// maxInput bounds standard input; the library's own limit is lower and gives the better error.
+const maxInput = 64 << 20
+
+// flags are those that send and explain share.
+type flags struct {
+	from, to, relay, operator, resolver, policy string
+	keys, baseURL, store, ca                    string
+	insecureLoopback, json                      bool
+	port                                        uint
+}
+
+func parse(name string, args []string, out io.Writer) (*flags, error) {
+	f := &flags{}
+	fs := flag.NewFlagSet("postseal "+name, flag.ContinueOnError)
+	fs.SetOutput(out)
+	fs.StringVar(&f.from, "from", "", "author; empty: the message's From")
+	fs.StringVar(&f.to, "to", "", "recipients, comma-separated; required")
+	fs.StringVar(&f.relay, "relay", "", "smart host, host:port")
+	fs.StringVar(&f.operator, "operator", "", "who vouches for the road beyond the relay")
+	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip:port")
+	fs.StringVar(&f.policy, "policy", "try-tls", "try-tls, forced, exclusive, or escrow")
+	fs.StringVar(&f.keys, "keys", "", "folder of pinned PGP keys")
+	fs.StringVar(&f.baseURL, "base-url", "", "where the pick-up pages are")
+	fs.BoolVar(&f.insecureLoopback, "insecure-loopback", false, "allow http for a loopback -base-url")
+	fs.StringVar(&f.store, "store", "", "database file to keep")
+	fs.StringVar(&f.ca, "ca", "", "PEM file of authorities to trust")
+	fs.UintVar(&f.port, "port", 25, "where mail hosts listen")
+	fs.BoolVar(&f.json, "json", false, "one JSON object a recipient")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, errUsage
+	}
+	if f.to == "" || fs.NArg() > 0 || f.port > 65535 || f.relay != "" && f.resolver != "" {
+		return nil, fmt.Errorf("-to is required, -relay and -resolver exclude each other: %w", errUsage)
+	}
+	return f, nil
+}
+
+// draft reads the message. A file with LF line ends only, as shells make them, gets CRLF; any other mixture is the
+// library's to refuse.
+func (f *flags) draft(in io.Reader) (*securemail.Draft, error) {
+	raw, err := io.ReadAll(io.LimitReader(in, maxInput+1))
+	if err != nil {
+		return nil, errors.New("standard input can't be read")
+	}
+	if len(raw) > maxInput {
+		return nil, errors.New("standard input is over 64 MiB")
+	}
+	if !bytes.Contains(raw, []byte("\r")) {
+		raw = bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n"))
+	}
+	d := &securemail.Draft{Raw: securemail.Bytes(raw), To: securemail.To(strings.Split(f.to, ",")...), Purpose: securemail.PurposeTreatment}
+	if f.from != "" {
+		d.From = securemail.Mailbox(f.from)
+		d.ReturnPath = d.From.Address
+	}
+	return d, nil
+}
+
+// open wires a System. It is removed by the function returned unless -store keeps it.
+func (f *flags) open(ctx context.Context) (_ *preset.System, remove func(), err error) {
+	path, remove := f.store, func() {}
+	if path == "" {
+		dir, err := os.MkdirTemp("", "postseal-")
+		if err != nil {
+			return nil, nil, errors.New("no temporary folder")
+		}
+		path, remove = filepath.Join(dir, "mail.db"), func() { _ = os.RemoveAll(dir) }
+	}
+	defer func() {
+		if err != nil {
+			remove()
+		}
+	}()
+	o, err := f.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := preset.Open(ctx, path, o)
+	return s, remove, err
+}
+
+func (f *flags) options() (*preset.Options, error) {
+	so := &smtp.Options{Port: uint16(f.port)}
+	if f.ca != "" {
+		pem, err := os.ReadFile(f.ca)
+		so.RootCAs = x509.NewCertPool()
+		if err != nil || !so.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, errors.New("-ca: no certificate could be read")
+		}
+	}
+	if f.resolver != "" {
+		r, err := smtp.DNS(f.resolver, nil)
+		if err != nil {
+			return nil, err
+		}
+		so.Resolver = r
+	}
+	o := &preset.Options{
+		BaseURL: f.baseURL, InsecureLoopback: f.insecureLoopback, SMTP: so, Logger: slog.New(slog.DiscardHandler),
+	}
+	if f.relay != "" {
+		_, port, err := net.SplitHostPort(f.relay)
+		if err != nil {
+			return nil, fmt.Errorf("-relay is host:port: %w", errUsage)
+		}
+		o.Relay = &smtp.Relay{Addr: f.relay, ImplicitTLS: port == "465"}
+		if f.operator != "" {
+			o.Relay.Operator = &securemail.Operator{Name: f.operator}
+		}
+	}
+	return o, f.override(o)
+}
+
+// override puts the chosen policy and the pinned keys into the Config.
+func (f *flags) override(o *preset.Options) error {
+	methods := []securemail.Method{securemail.MethodPGP}
+	if f.baseURL != "" {
+		methods = append(methods, securemail.MethodEscrow)
+	}
+	p, err := policyOf(f.policy, &policy.Options{Methods: methods})
+	if err != nil {
+		return err
+	}
+	var source securemail.KeySource
+	if f.keys != "" {
+		source, err = keys.File(f.keys, map[securemail.Method]keys.Parser{securemail.MethodPGP: pgp.ParseKey})
+		if err != nil {
+			return err
+		}
+	}
+	o.Override = func(c *securemail.Config) {
+		c.Policy = p
+		if source != nil {
+			c.Keys = keys.Chain(source, c.Keys)
+		}
+	}
+	return nil
+}
+
+func policyOf(name string, o *policy.Options) (securemail.Policy, error) {
+	switch name {
+	case "try-tls":
+		return policy.HIPAA(o)
+	case "forced":
+		return policy.ForcedTLS(securemail.ChannelNamed, o)
+	case "exclusive":
+		return policy.Exclusive(o)
+	case "escrow":
+		return policy.EscrowOnly(o)
+	}
+	return nil, fmt.Errorf("-policy is try-tls, forced, exclusive or escrow: %w", errUsage)
+}

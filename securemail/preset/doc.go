@@ -1,0 +1,26 @@
+// Package preset is batteries included: one call wires queue, keys at rest, audit log, TLS, PGP and escrow into a Mailer
+// with safe defaults, on one SQLite file or on the host's own database.
+//
+//	sys, err := preset.Open(ctx, "mail.db", nil)
+//	...
+//	defer sys.Close()
+//	go sys.Run(ctx)
+//	sub, err := sys.Send(ctx, &securemail.Draft{...})
+//
+// # What it chooses
+//
+// The HIPAA policy of package policy: TLS with a proved name, else PGP, else pick-up from escrow; never in clear, and never
+// TLS to a peer that only claims its name. Without [Options].BaseURL there is no escrow: mail that would go there is held,
+// Explain says so, and one log line does.
+//
+// # Files
+//
+// Beside the database file PATH lie PATH.key with PATH.key.epoch and PATH.key.scopes (the key ring: without it all stored
+// mail is unreadable; see package keyring on back-ups), PATH.blobs (sealed bodies over 64 KiB) and PATH.audit (the log, with
+// PATH.audit.key, its signing key). Each is made once, for its owner only.
+//
+// # What it does not do
+//
+// It starts no goroutine: call [System.Run], or [System.RunDue] from a timer. It serves nothing: mount [System.Handler]
+// behind TLS. It has one tenant, "", unless Options.Override sets securemail.Config.Tenants.
+package preset
