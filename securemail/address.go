@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"mime"
 	"net/mail"
+	"slices"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"golang.org/x/net/idna"
@@ -44,12 +46,12 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, errors.New("securemail: malformed address")
 	}
 	local, domain := s[:at], s[at+1:]
-	if len(local) > maxLocal || !validLocal(local) {
+	if len(local) > maxLocal || strings.ContainsFunc(local, unicode.IsControl) || !validLocal(local) {
 		return Address{}, errors.New("securemail: malformed local part of an address")
 	}
-	ascii, err := domainProfile.ToASCII(strings.TrimSuffix(domain, "."))
-	ascii = strings.TrimSuffix(ascii, ".") // an ideographic full stop becomes one
-	if err != nil || ascii == "" || len(ascii) > maxDomain || strings.HasPrefix(ascii, "[") {
+	ascii, err := domainProfile.ToASCII(domain)
+	ascii = strings.TrimSuffix(ascii, ".") // behind the mapping, where an ideographic full stop has become one
+	if err != nil || len(ascii) > maxDomain || len(local)+1+len(ascii) > maxAddress || slices.Contains(strings.Split(ascii, "."), "") {
 		return Address{}, errors.New("securemail: malformed domain of an address")
 	}
 	return Address{local, strings.ToLower(ascii)}, nil

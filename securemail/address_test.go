@@ -41,10 +41,12 @@ func TestParseAddress(t *testing.T) {
 func TestParseAddressRefuses(t *testing.T) {
 	for _, in := range []string{
 		"", "@", "a", "a@", "@example.org", "a b@example.org", "a..b@example.org", ".a@example.org", "a.@example.org",
-		"a@b@example.org", "a@[127.0.0.1]", "a@[IPv6:::1]", "a@exa mple.org", "a@example..org", "a@-example.org", "a@.",
+		"a@b@example.org", "a@[127.0.0.1]", "a@[IPv6:::1]", "a@exa mple.org", "a@example..org", "a@-example.org", "a@.", "a@example.org..",
+		"a@example.org.\u3002", "a@..", "a@.example.org",
 		"a@exa_mple.org", "a\r\n@example.org", "a@example.org\r\nRCPT TO:<b@example.org>", "a\x00@example.org",
 		"\"a\r\n\"@example.org", `"a"b"@example.org`, `"a\"@example.org`, `"@example.org`, "\"a\\\x01\"@example.org",
 		"<a@example.org>", "a@example.org>", "a\u0085b@example.org", "a\u2028b@example.org", "gr\xfc\xdfe@example.org",
+		"\"a\u0085b\"@example.org", "a@" + strings.Repeat("\u00fc", 60) + "." + strings.Repeat("\u00e4", 55) + "." + strings.Repeat("ö", 20) + "x",
 		strings.Repeat("l", 65) + "@example.org", "a@" + strings.Repeat("d", 64) + ".example",
 		"a@" + strings.Repeat("dddddddd.", 30) + "example", "a@xn--\u00fc.example",
 	} {

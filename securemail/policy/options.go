@@ -1,0 +1,139 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// Options set a preset. nil and the zero value are the defaults.
+type Options struct {
+	// Methods are the sealed methods that the program has Encryptors for, in order of preference; nil: smime, pgp, escrow.
+	// Leave escrow out where there is no portal: what only escrow could carry is then held.
+	Methods []securemail.Method
+	// Profiles hold the encryptors' own words by method, such as "passkey" for escrow.
+	Profiles map[securemail.Method]string
+	// Strict raises the floor of tls from ChannelNamed to ChannelVerified.
+	Strict bool
+	// Domains set the floor of tls by the recipient's domain, in lower case A-labels. Subdomains are domains of their own.
+	Domains map[string]Domain
+	// Patience is how long temporary causes are retried; 0: Config.GiveUp.
+	Patience time.Duration
+	// Uncertain is what becomes of a parcel that the far end may or may not have accepted: OutcomeHold (the zero value)
+	// lets a person look, OutcomeRetry delivers again, with the same Message-ID. Hold is the default because a second copy
+	// of PHI is a disclosure that nobody chose. Programs whose mail must arrive, such as appointment reminders, choose
+	// Retry: there silence harms more than a duplicate.
+	Uncertain securemail.Outcome
+}
+
+// Domain is a rule for one domain: the floor of tls there. ChannelEncrypted needs Reason, Owner and Review, and lapses
+// at Review; ChannelAny is refused. Reason and Owner are recorded with each decision, so they must hold no PHI.
+type Domain struct {
+	Channel securemail.Channel
+	// Reason says why, Owner who answers for it.
+	Reason, Owner string
+	// Review is when somebody must look again. From then on a rule that lowers the floor no longer holds. Zero: never.
+	Review time.Time
+}
+
+// sealedMethods is the default of Options.Methods.
+func sealedMethods() []securemail.Method {
+	return []securemail.Method{securemail.MethodSMIME, securemail.MethodPGP, securemail.MethodEscrow}
+}
+
+// clone is a copy that shares nothing with the caller, defaults filled in.
+func (o *Options) clone() Options {
+	var c Options
+	if o != nil {
+		c = *o
+	}
+	c.Methods = slices.Clone(c.Methods)
+	if c.Methods == nil {
+		c.Methods = sealedMethods()
+	}
+	c.Profiles, c.Domains = maps.Clone(c.Profiles), maps.Clone(c.Domains)
+	return c
+}
+
+// check names everything wrong at once.
+func (o *Options) check() error {
+	var errs []error
+	seen := map[securemail.Method]bool{"": true, securemail.MethodTLS: true}
+	for _, m := range o.Methods {
+		if seen[m] {
+			errs = append(errs, fmt.Errorf("policy: method %q is empty, tls, or given twice", m))
+		}
+		seen[m] = true
+	}
+	for _, m := range slices.Sorted(maps.Keys(o.Profiles)) {
+		if !seen[m] || m == "" {
+			errs = append(errs, fmt.Errorf("policy: profile for method %q, which is not among the methods", m))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Domains)) {
+		if err := o.Domains[name].check(name); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if o.Patience < 0 {
+		errs = append(errs, errors.New("policy: negative patience"))
+	}
+	if o.Uncertain != securemail.OutcomeHold && o.Uncertain != securemail.OutcomeRetry {
+		errs = append(errs, errors.New("policy: uncertain must be hold or retry"))
+	}
+	return errors.Join(errs...)
+}
+
+func (d Domain) check(name string) error {
+	a, err := securemail.ParseAddress("postmaster@" + name)
+	switch {
+	case err != nil || a.Domain() != name:
+		return fmt.Errorf("policy: domain rule for %q, which is no lower case A-label domain", name)
+	case d.Channel >= securemail.ChannelAny:
+		return fmt.Errorf("policy: domain rule for %q: no rule can take the floor away", name)
+	case d.Channel == securemail.ChannelEncrypted && (strings.TrimSpace(d.Reason) == "" || strings.TrimSpace(d.Owner) == "" || d.Review.IsZero()):
+		return fmt.Errorf("policy: domain rule for %q: an unproved peer needs reason, owner and review date", name)
+	}
+	return nil
+}
+
+// fingerprint is "" for the defaults, else "+" and 8 hexadecimal digits over every option.
+func (o *Options) fingerprint() string {
+	var b strings.Builder
+	for _, m := range o.Methods {
+		fmt.Fprintf(&b, "method %q\n", m)
+	}
+	if slices.Equal(o.Methods, sealedMethods()) {
+		b.Reset()
+	}
+	for _, m := range slices.Sorted(maps.Keys(o.Profiles)) {
+		fmt.Fprintf(&b, "profile %q %q\n", m, o.Profiles[m])
+	}
+	if o.Strict {
+		b.WriteString("strict\n")
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Domains)) {
+		d := o.Domains[name]
+		fmt.Fprintf(&b, "domain %q %d %q %q %d\n", name, d.Channel, d.Reason, d.Owner, d.Review.Unix())
+	}
+	if o.Patience != 0 {
+		fmt.Fprintf(&b, "patience %d\n", o.Patience)
+	}
+	if o.Uncertain != 0 {
+		fmt.Fprintf(&b, "uncertain %d\n", o.Uncertain)
+	}
+	if len(o.Methods) == 0 {
+		b.WriteString("no method\n")
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(b.String()))
+	return fmt.Sprintf("+%x", sum[:4])
+}
