@@ -201,7 +201,7 @@ func (a *attempt) failed(v verdict) {
 	case v == verdictPermanent && a.again:
 		a.wait("refused-again", "the far end refused; whether it had accepted before is not known")
 	case v == verdictPermanent:
-		a.enter(StateBounced, "refused", "the far end refused for good")
+		a.enter(StateBounced, "permanent", "it can never be delivered there")
 	default:
 		a.temporary = true
 		a.exhausted()

@@ -318,16 +318,6 @@ func draft(to ...string) *securemail.Draft {
 	}
 }
 
-func rawOf(t *testing.T, m *securemail.Message) string {
-	t.Helper()
-	r, err := m.Open()
-	require.NoError(t, err)
-	defer r.Close()
-	b, err := io.ReadAll(r)
-	require.NoError(t, err)
-	return string(b)
-}
-
 func fieldOf(e error) string {
 	de, ok := errors.AsType[*securemail.DraftError](e)
 	if !ok {

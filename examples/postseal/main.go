@@ -7,9 +7,10 @@
 // Flags of both:
 //
 //	-relay host:port    give everything to this smart host, by STARTTLS (port 465: TLS at once)
-//	-operator NAME      vouches for the road beyond the relay; without it the relay meets no floor
+//	-operator NAME      vouches for the road beyond the relay, under -agreement REF; without both the relay meets no floor
 //	-resolver addr      ask this DNS server (ip:port) instead of the system's
 //	-policy NAME        try-tls (default), forced, exclusive, or escrow
+//	-purpose NAME       treatment (default), payment, operations, or marketing; exclusive drops, so it is for marketing only
 //	-keys FOLDER        pinned PGP keys with their keys.json; see package encrypt/keys
 //	-base-url URL       where the pick-up pages are; without it there is no escrow, and such mail is held
 //	-insecure-loopback  allow http for a -base-url on loopback

@@ -23,7 +23,7 @@ type record struct {
 }
 
 // send delivers what can be delivered now.
-func send(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+func send(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
 	f, err := parse("send", args, out)
 	if err != nil {
 		return err
@@ -32,12 +32,11 @@ func send(ctx context.Context, args []string, in io.Reader, out io.Writer) error
 	if err != nil {
 		return err
 	}
-	sys, remove, err := f.open(ctx)
+	sys, closeAll, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer remove()
-	defer sys.Close()
+	defer func() { err = errors.Join(err, closeAll()) }()
 	sub, err := sys.Send(ctx, d)
 	if err != nil {
 		return err
@@ -107,7 +106,7 @@ func texts(rs []securemail.Reason) []string {
 }
 
 // explain makes the look-ups of an attempt and prints what would happen.
-func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) error {
+func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
 	f, err := parse("explain", args, out)
 	if err != nil {
 		return err
@@ -116,12 +115,11 @@ func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) er
 	if err != nil {
 		return err
 	}
-	sys, remove, err := f.open(ctx)
+	sys, closeAll, err := f.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer remove()
-	defer sys.Close()
+	defer func() { err = errors.Join(err, closeAll()) }()
 	es, err := sys.Explain(ctx, d)
 	if err != nil {
 		return err

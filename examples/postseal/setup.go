@@ -28,7 +28,8 @@ const maxInput = 64 << 20
 // flags are those that send and explain share.
 type flags struct {
 	from, to, relay, operator, resolver, policy string
-	keys, baseURL, store, ca                    string
+	keys, baseURL, store, ca, purpose           string
+	agreement                                   string
 	insecureLoopback, json                      bool
 	port                                        uint
 }
@@ -41,8 +42,10 @@ func parse(name string, args []string, out io.Writer) (*flags, error) {
 	fs.StringVar(&f.to, "to", "", "recipients, comma-separated; required")
 	fs.StringVar(&f.relay, "relay", "", "smart host, host:port")
 	fs.StringVar(&f.operator, "operator", "", "who vouches for the road beyond the relay")
+	fs.StringVar(&f.agreement, "agreement", "", "the operator's agreement, by its reference")
 	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip:port")
 	fs.StringVar(&f.policy, "policy", "try-tls", "try-tls, forced, exclusive, or escrow")
+	fs.StringVar(&f.purpose, "purpose", string(securemail.PurposeTreatment), "treatment, payment, operations, or marketing")
 	fs.StringVar(&f.keys, "keys", "", "folder of pinned PGP keys")
 	fs.StringVar(&f.baseURL, "base-url", "", "where the pick-up pages are")
 	fs.BoolVar(&f.insecureLoopback, "insecure-loopback", false, "allow http for a loopback -base-url")
@@ -75,7 +78,7 @@ func (f *flags) draft(in io.Reader) (*securemail.Draft, error) {
 	if !bytes.Contains(raw, []byte("\r")) {
 		raw = bytes.ReplaceAll(raw, []byte("\n"), []byte("\r\n"))
 	}
-	d := &securemail.Draft{Raw: securemail.Bytes(raw), To: securemail.To(strings.Split(f.to, ",")...), Purpose: securemail.PurposeTreatment}
+	d := &securemail.Draft{Raw: securemail.Bytes(raw), To: securemail.To(strings.Split(f.to, ",")...), Purpose: securemail.Purpose(f.purpose)}
 	if f.from != "" {
 		d.From = securemail.Mailbox(f.from)
 		d.ReturnPath = d.From.Address
@@ -83,27 +86,25 @@ func (f *flags) draft(in io.Reader) (*securemail.Draft, error) {
 	return d, nil
 }
 
-// open wires a System. It is removed by the function returned unless -store keeps it.
-func (f *flags) open(ctx context.Context) (_ *preset.System, remove func(), err error) {
-	path, remove := f.store, func() {}
+// open wires a System. Close closes it and, unless -store keeps it, removes what it stored.
+func (f *flags) open(ctx context.Context) (_ *preset.System, closeAll func() error, err error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	path, remove := f.store, func() error { return nil }
 	if path == "" {
 		dir, err := os.MkdirTemp("", "postseal-")
 		if err != nil {
 			return nil, nil, errors.New("no temporary folder")
 		}
-		path, remove = filepath.Join(dir, "mail.db"), func() { _ = os.RemoveAll(dir) }
-	}
-	defer func() {
-		if err != nil {
-			remove()
-		}
-	}()
-	o, err := f.options()
-	if err != nil {
-		return nil, nil, err
+		path, remove = filepath.Join(dir, "mail.db"), func() error { return os.RemoveAll(dir) }
 	}
 	s, err := preset.Open(ctx, path, o)
-	return s, remove, err
+	if err != nil {
+		return nil, nil, errors.Join(err, remove())
+	}
+	return s, func() error { return errors.Join(s.Close(), remove()) }, nil
 }
 
 func (f *flags) options() (*preset.Options, error) {
@@ -132,7 +133,7 @@ func (f *flags) options() (*preset.Options, error) {
 		}
 		o.Relay = &smtp.Relay{Addr: f.relay, ImplicitTLS: port == "465"}
 		if f.operator != "" {
-			o.Relay.Operator = &securemail.Operator{Name: f.operator}
+			o.Relay.Operator = &securemail.Operator{Name: f.operator, Agreement: f.agreement}
 		}
 	}
 	return o, f.override(o)

@@ -15,7 +15,7 @@ import (
 	"github.com/postseal/postseal/securemail"
 )
 
-// Wire the recipient's own host gives over TLS 1.3 with a name proved beyond PKIX: it meets every floor.
+// Verified is the recipient's own host over TLS 1.3, its name proved beyond PKIX: it meets every floor.
 func Verified() securemail.Wire { return wire(securemail.ProofConfigured) }
 
 // Named is a wire whose name passed PKIX only: it meets ChannelNamed and below.
