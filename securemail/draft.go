@@ -64,15 +64,19 @@ type Draft struct {
 	// From is required (with Raw: where empty, taken from the message).
 	From, ReplyTo Contact
 	// To, Cc and Bcc get one shared message, Bcc unseen. Each of Each gets a copy of his own, alone in its To.
-	// To and Cc together over Config.MaxVisible is a fault.
+	// To and Cc together over Config.MaxVisible is a fault, and so is an address that occurs twice.
 	To, Cc, Bcc, Each []Recipient
 	// Subject, Text and HTML are UTF-8. At least one of Text and HTML is required unless there are Attachments or Raw.
 	Subject, Text, HTML string
 	Attachments         []Attachment
-	// Header holds further fields by name; none that the library owns, and none with CR or LF in it.
+	// Header holds further fields by name, such as List-Unsubscribe or References; none with CR or LF in it, and none that
+	// the library, its signers or the carriers own: From, Sender, Reply-To, To, Cc, Bcc, Subject, Date, Message-ID,
+	// MIME-Version, Content-*, Resent-*, Return-Path, Received, Received-SPF, Delivered-To, Authentication-Results,
+	// DKIM-Signature, DomainKey-Signature, ARC-*, TLS-Required, HP-Outer.
 	Header map[string][]string
 	// Raw is a whole message instead of Subject, Text, HTML, Attachments and Header. To, Cc, Bcc and Each are then its
-	// envelope only; a Bcc field in it is removed.
+	// envelope only; Bcc fields in it are removed, a Date and a Message-ID added where missing, and nothing else changed.
+	// Its author, From or where that names several Sender, must be Draft.From where both are given.
 	Raw Source
 	// ReturnPath is the envelope sender. Zero: Config.ReturnPath, else From.
 	ReturnPath Address
@@ -94,6 +98,3 @@ type Draft struct {
 
 // Format implements [fmt.Formatter]; it redacts for every verb.
 func (d *Draft) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "draft"+redacted) }
-
-// LogValue implements [slog.LogValuer]; it redacts.
-func (d *Draft) LogValue() slog.Value { return slog.StringValue("draft" + redacted) }
