@@ -113,10 +113,13 @@ func (s *session) at(stage Stage, arg string) *Action {
 	if a == nil && stage == StageRcpt && s.p.o.Rcpt != nil {
 		a = s.p.o.Rcpt(arg)
 	}
-	if on, ok := s.p.o.On[stage]; a == nil && ok {
-		a = &on
+	if a != nil || len(s.p.o.On) == 0 {
+		return a
 	}
-	return a
+	if on, ok := s.p.o.On[stage]; ok {
+		return &on
+	}
+	return nil
 }
 
 // perform does a. It answers whether a spoke in place of the Peer, and errGone if the session is over.
@@ -148,6 +151,7 @@ func (s *session) perform(a *Action) (bool, error) {
 	}
 	if a.Close {
 		_ = s.bw.Flush()
+		s.spoke = a.Code != 0 || a.Raw != ""
 		return true, errGone
 	}
 	return a.replaces(), nil

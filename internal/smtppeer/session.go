@@ -11,6 +11,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"time"
 )
 
 var errGone = errors.New("smtppeer: session over")
@@ -29,6 +30,8 @@ type session struct {
 	esmtp bool
 	user  string
 	taken int
+	// spoke: the connection closes behind a reply that must arrive.
+	spoke bool
 
 	inMail bool
 	from   string
@@ -58,6 +61,20 @@ func (s *session) run() {
 		err = s.step()
 	}
 	_ = s.bw.Flush()
+	if s.spoke {
+		s.linger()
+	}
+}
+
+// lingerTime is how long unread input is taken after a last reply: closing on it would reset the connection and could
+// take the reply away.
+const lingerTime = 200 * time.Millisecond
+
+func (s *session) linger() {
+	if hc, ok := s.conn.(interface{ CloseWrite() error }); ok && hc.CloseWrite() == nil {
+		_ = s.conn.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.Copy(io.Discard, s.br)
+	}
 }
 
 // step reads and serves one command.
@@ -349,12 +366,16 @@ func (s *session) body(m *Message) error {
 	}
 	first, lineStart := true, true
 	var buf []byte
+	octets := int64(0)
 	flush := func() {
-		s.p.change(func() { m.Data = append(m.Data, buf...) })
+		s.p.change(func() { m.Data, m.Octets = append(m.Data, buf...), octets })
 		buf = buf[:0]
 	}
 	defer flush()
 	for {
+		if s.br.Buffered() == 0 {
+			flush()
+		}
 		line, err := s.br.ReadSlice('\n')
 		if err != nil && err != bufio.ErrBufferFull {
 			return fmt.Errorf("smtppeer: body: %w", err)
@@ -373,7 +394,7 @@ func (s *session) body(m *Message) error {
 			line = line[1:]
 		}
 		lineStart = bytes.HasSuffix(line, []byte("\r\n"))
-		s.p.change(func() { m.Octets += int64(len(line)) })
+		octets += int64(len(line))
 		if !s.p.o.Discard {
 			if buf = append(buf, line...); len(buf) > 32<<10 {
 				flush()

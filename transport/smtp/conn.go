@@ -32,6 +32,8 @@ type conn struct {
 	wire   securemail.Wire
 	judged time.Time
 	barred bool
+	// admitted is what the judgement was enough for.
+	admitted admission
 
 	uses int
 	// broken: the session is out of step or over, and must not be used again.

@@ -106,7 +106,7 @@ func ioFailure(ctx context.Context, stage string, err error) *failure {
 // refusal is a reply that was not wanted.
 func refusal(stage string, r reply) *failure {
 	f := fail(stage, errRefused)
-	f.Code, f.Enhanced, f.Remote = r.code, r.enhanced(), string(r.text)
+	f.Code, f.Enhanced, f.Remote = r.code, r.enhanced(), r.remote()
 	f.Fate = fate(stage, r.code)
 	if r.class() < 4 {
 		f.Err = &ReplyError{Rule: "unexpected"}

@@ -40,7 +40,7 @@ func newJob(s *securemail.Shipment) (*job, *failure) {
 	}
 	// RFC 8689 section 4.2.1: the client must have authenticated the server. todo(RFC 8689): the MX look-up too, by DNSSEC or
 	// MTA-STS.
-	if s.RequireTLS && j.floor > securemail.ChannelNamed {
+	if s.RequireTLS && (j.floor == securemail.ChannelEncrypted || j.floor == securemail.ChannelAny) {
 		j.floor = securemail.ChannelNamed
 	}
 	j.buf = blocks.Get().(*[]byte)

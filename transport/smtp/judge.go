@@ -46,7 +46,7 @@ func (t *Transport) judge(c *conn) {
 	w, _ := t.hop(c.host)
 	w.Reasons = c.notes
 	w.TLS = securemail.TLSFactsOf(c.tls)
-	c.barred = false
+	c.barred, c.admitted = false, admission{}
 	if c.tls != nil {
 		t.prove(c, &w)
 	}
@@ -127,6 +127,14 @@ func pkixRule(err error) string {
 	return "pkix-invalid"
 }
 
+// admission is a floor that a judged connection met, with the hop it met it for.
+type admission struct {
+	ok       bool
+	floor    securemail.Channel
+	hop      securemail.Hop
+	operator *securemail.Operator
+}
+
 // admit is the gate in front of MAIL: it holds the wire against this shipment's floor, for a kept connection too.
 func (t *Transport) admit(j *job, c *conn) (securemail.Wire, *failure) {
 	if age := t.now().Sub(c.judged); age < 0 || age >= rejudge {
@@ -134,13 +142,15 @@ func (t *Transport) admit(j *job, c *conn) (securemail.Wire, *failure) {
 	}
 	w, _ := t.hop(c.host)
 	w.TLS, w.Proof, w.Reasons = c.wire.TLS, c.wire.Proof, c.wire.Reasons
+	asked := admission{true, j.floor, w.Hop, w.Operator}
 	switch {
-	case j.floor == securemail.ChannelAny:
+	case j.floor == securemail.ChannelAny || c.admitted == asked:
 	case c.barred:
 		return w, miss(w, "pin", c.host.name+" broke the domain's pin")
 	case !w.Meets(j.floor):
 		return w, below(w, j.floor, c.host)
 	}
+	c.admitted = asked
 	if j.RequireTLS && !c.ext.requireTLS {
 		return w, miss(w, "requiretls-not-offered", c.host.name+" does not offer REQUIRETLS (RFC 8689)")
 	}

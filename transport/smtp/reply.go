@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"strings"
 )
 
 // Bounds of a reply. RFC 5321 section 4.5.3.1.5 asks for lines of 512 octets; it bounds neither lines nor octets of a
@@ -33,6 +34,9 @@ type reply struct {
 }
 
 func (r reply) class() int { return r.code / 100 }
+
+// remote is the text for records: a cut or foreign character set leaves no broken UTF-8.
+func (r reply) remote() string { return strings.ToValidUTF8(string(r.text), "?") }
 
 // readReply reads one reply of one or more lines. each, where not nil, gets the text of every line, numbered from 0, valid
 // during the call. br must hold maxReplyLine octets.

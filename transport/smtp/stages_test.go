@@ -268,14 +268,12 @@ func TestDropMidDATA(t *testing.T) {
 	text := hello + strings.Repeat("0123456789012345678901234567890123456789012345678901234567890123456789\r\n", 100_000)
 	for name, a := range map[string]smtppeer.Action{
 		"closed": smtppeer.Drop(), "421": {Code: 421, Text: "4.3.0 " + canary, Close: true},
-		"552": {Code: 552, Text: "5.3.4 big", Close: true}, "unasked": {Raw: "250 2.0.0 thanks\r\n", Close: true},
+		"552": {Code: 552, Text: "5.3.4 big", Close: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			p := l.mx(smtppeer.Options{On: on(smtppeer.StageBody, a)})
-			s := shipment(t, anyway, text)
-			s.OnIntend = func(context.Context) error { t.Error("Intend"); return nil }
-			_, err := l.ship(l.transport(nil), s)
+			_, err := l.ship(l.transport(nil), shipment(t, anyway, text))
 			d := wantDelivery(t, err)
 			require.NotEqual(t, securemail.FateUncertain, d.Fate)
 			if d.Fate == securemail.FatePermanent {
@@ -284,6 +282,21 @@ func TestDropMidDATA(t *testing.T) {
 			require.Empty(t, p.Messages())
 		})
 	}
+}
+
+// Thanks for a message that was not sent yet are no receipt.
+func TestAnswerBeforeTheDot(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{On: on(smtppeer.StageData, smtppeer.Action{Raw: "354 go\r\n250 2.0.0 Ok: queued as X\r\n"})})
+	s := shipment(t, anyway, hello)
+	s.OnIntend = func(context.Context) error { t.Error("Intend"); return nil }
+	_, err := l.ship(l.transport(nil), s)
+	d := wantDelivery(t, err)
+	require.Equal(t, securemail.FateRetry, d.Fate)
+	re, ok := errorAs[*smtp.ReplyError](err)
+	require.True(t, ok)
+	require.Equal(t, "unasked", re.Rule)
+	require.Empty(t, p.Messages())
 }
 
 // A body reader that fails must never end as a shorter message.

@@ -245,7 +245,7 @@ func (t *Transport) dot(ctx context.Context, c *conn) (string, *failure) {
 		return "", f
 	}
 	f := uncertain(&ReplyError{Rule: "unexpected"})
-	f.Code, f.Remote = r.code, string(r.text)
+	f.Code, f.Remote = r.code, r.remote()
 	return "", f
 }
 

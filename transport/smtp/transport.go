@@ -173,7 +173,8 @@ func (t *Transport) carry(ctx context.Context, j *job, c *conn) (*securemail.Rec
 func (t *Transport) send(ctx context.Context, j *job, c *conn) (*securemail.Receipt, *failure) {
 	w, f := t.admit(j, c)
 	if f != nil {
-		c.broken = true
+		// A kept connection may have outlived its certificate or its agreement: a fresh one shows what there is now.
+		c.broken, f.stale = true, c.uses > 0
 		return nil, f
 	}
 	id, f := t.transact(ctx, j, c)
