@@ -88,7 +88,7 @@ func NewMessage(s Source) (*Message, error) {
 		return nil, err
 	}
 	defer r.Close()
-	n, headLen, head, err := scan(io.LimitReader(r, max(s.Size(), 0)+1)) // a Source may lie about its size
+	n, headLen, head, err := scan(io.LimitReader(r, max(s.Size(), 0)+1), s.Size()) // a Source may lie about its size
 	if err != nil {
 		return nil, err
 	}
@@ -102,8 +102,9 @@ func NewMessage(s Source) (*Message, error) {
 }
 
 // scan checks every octet of r and cuts off the header: up to and including the first empty line.
-func scan(r io.Reader) (total, headLen int64, head []byte, err error) {
-	br := bufio.NewReaderSize(r, 32<<10)
+// About size octets are expected; a buffer of 2 KiB is enough for any line that is allowed.
+func scan(r io.Reader, size int64) (total, headLen int64, head []byte, err error) {
+	br := bufio.NewReaderSize(r, int(min(max(size, 2<<10), 32<<10)))
 	var buf bytes.Buffer
 	inHead := true
 	for {
@@ -236,7 +237,7 @@ func (m *Message) Body() Source { return m.body }
 // NewMessage does and copied.
 func (m *Message) WithHead(head []byte) (*Message, error) {
 	h := bytes.Clone(head)
-	n, headLen, _, err := scan(bytes.NewReader(h))
+	n, headLen, _, err := scan(bytes.NewReader(h), int64(len(h)))
 	if err != nil {
 		return nil, err
 	}
