@@ -67,7 +67,8 @@ func open(t *testing.T, change func(*escrow.Options)) *rig {
 	return r
 }
 
-func openDB(t *testing.T, dir string) *sql.DB {
+// openDB gives the database of a rig; the interop lane puts PostgreSQL in its place.
+var openDB = func(t *testing.T, dir string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "mail.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
 	require.NoError(t, err)

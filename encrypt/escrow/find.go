@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/postseal/postseal/securemail"
 )
@@ -73,9 +74,14 @@ func (d *Deposit) Question() string {
 	return d.rec.Factors[i].Hint
 }
 
+// probeFor bounds how long a visitor waits for a look at the route.
+const probeFor = 5 * time.Second
+
 // MailRoute says whether a code could be mailed at ChannelEncrypted now; nil: yes. An error that Is ErrHold is a no; any
-// other means that it is not known, and that delivery must prove it.
+// other means that it is not known, and that delivery must prove it. It takes at most 5 seconds.
 func (d *Deposit) MailRoute(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, probeFor)
+	defer cancel()
 	_, err := d.e.mailRoute(ctx, d.row.tenant, d.Recipient().Domain())
 	return err
 }

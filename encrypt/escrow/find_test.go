@@ -324,6 +324,43 @@ func TestFaultsOfRingAndDatabase(t *testing.T) {
 	require.Error(t, err)
 }
 
+// Two workers that both found no deposit: one is kept, the other's key is destroyed.
+func TestTheLoserOfARaceLeavesNothing(t *testing.T) {
+	r := open(t, nil)
+	j := job(t, "p1", factor("code", canaryCode))
+	slow := &meanwhile{KeyRing: r.ring}
+	e, err := escrow.New(t.Context(), r.db, slow, &escrow.Options{BaseURL: "https://mail.example.org", Now: func() time.Time { return r.now }})
+	require.NoError(t, err)
+	var first *securemail.Sealed
+	slow.do = func() { first, err = r.e.Encrypt(t.Context(), j) }
+	second, err2 := e.Encrypt(t.Context(), j)
+	require.NoError(t, err)
+	require.NoError(t, err2)
+	require.Equal(t, first.Protection, second.Protection)
+	require.Equal(t, 1, slow.destroyed)
+	require.Equal(t, []string{"deposited"}, r.outbox.kinds())
+}
+
+// meanwhile does something else before it wraps a key.
+type meanwhile struct {
+	securemail.KeyRing
+	do        func()
+	destroyed int
+}
+
+func (m *meanwhile) Wrap(ctx context.Context, key []byte, scopes ...string) ([]byte, error) {
+	if do := m.do; do != nil {
+		m.do = nil
+		do()
+	}
+	return m.KeyRing.Wrap(ctx, key, scopes...)
+}
+
+func (m *meanwhile) Destroy(ctx context.Context, scope string) (securemail.Destruction, error) {
+	m.destroyed++
+	return m.KeyRing.Destroy(ctx, scope)
+}
+
 func TestMailRoute(t *testing.T) {
 	r := open(t, nil)
 	r.route = known(goodWire)

@@ -93,6 +93,29 @@ func TestLookAtShapesOfMail(t *testing.T) {
 	}
 }
 
+// The messages that clients really make: each shows a subject and something to read, in whole and without harm.
+func TestRealMail(t *testing.T) {
+	files, err := filepath.Glob("../../../examples/testdata/*.eml")
+	require.NoError(t, err)
+	if len(files) == 0 {
+		t.Skip("no sample messages here")
+	}
+	for _, f := range files {
+		t.Run(filepath.Base(f), func(t *testing.T) {
+			raw, err := os.ReadFile(f)
+			require.NoError(t, err)
+			v := look(t, string(raw))
+			require.False(t, v.Partial)
+			t.Logf("%q %q %q html=%v text=%d files=%v", v.Subject, v.From, v.Date, v.HasHTML, len(v.Text), names(v))
+			require.NotContains(t, v.Subject+v.From, "=?")
+			require.NotContains(t, v.Text, "\uFFFD")
+			page := frame(t, string(raw))
+			harmlessFuzz(t, page)
+			require.NotContains(t, page, "\uFFFD")
+		})
+	}
+}
+
 func TestLookIsBounded(t *testing.T) {
 	deep := "body"
 	for i := range 40 {

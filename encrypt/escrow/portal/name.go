@@ -45,7 +45,7 @@ func reserved(s string) bool {
 // extension is a fixed list, so that no table of the machine's decides.
 func extension(kind string) string {
 	switch kind {
-	case "text/plain":
+	case "text/plain", "text/rfc822-headers", "message/delivery-status", "message/disposition-notification":
 		return ".txt"
 	case "text/html":
 		return ".html"

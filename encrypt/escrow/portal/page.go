@@ -16,7 +16,7 @@ h1{font-size:1.5rem;line-height:1.25;overflow-wrap:anywhere}
 h2{font-size:1.125rem;margin:0 0 .5rem}
 section,.card{background:#fff;border:1px solid #8a8f98;border-radius:.5rem;padding:1rem;margin:1rem 0}
 label{display:block;font-weight:600;margin:.5rem 0 .25rem}
-input{font:inherit;box-sizing:border-box;width:100%;max-width:22rem;min-height:2.75rem;padding:.5rem;border:2px solid #5b616b;border-radius:.375rem;background:#fff;color:inherit}
+input{display:block;font:inherit;box-sizing:border-box;width:100%;max-width:22rem;min-height:2.75rem;padding:.5rem;border:2px solid #5b616b;border-radius:.375rem;background:#fff;color:inherit}
 button{font:inherit;font-weight:600;min-height:2.75rem;margin-top:.75rem;padding:.5rem 1rem;border:2px solid #0b4f9c;border-radius:.375rem;background:#0b4f9c;color:#fff;cursor:pointer}
 button.quiet{background:#fff;color:#0b4f9c}
 a{color:#0b4f9c}

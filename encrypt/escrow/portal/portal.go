@@ -274,7 +274,9 @@ func (p *Portal) headers(h http.Header) {
 	h.Set("Content-Security-Policy", p.pageCSP)
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("X-Frame-Options", "DENY")
-	h.Set("Referrer-Policy", "no-referrer")
+	// Not "no-referrer": that makes a browser send "Origin: null" with our own forms (Fetch standard, section 3.1), which
+	// one that has no Sec-Fetch-Site is then refused for. Other sites get nothing in either case.
+	h.Set("Referrer-Policy", "same-origin")
 	h.Set("Cross-Origin-Opener-Policy", "same-origin")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "accelerometer=(), camera=(), display-capture=(), fullscreen=(), geolocation=(), gyroscope=(), "+

@@ -113,6 +113,7 @@ func (v *visit) body() error {
 	h := v.w.Header()
 	h.Set("Content-Security-Policy", bodyCSP)
 	h.Set("X-Frame-Options", "SAMEORIGIN")
+	h.Set("Referrer-Policy", "no-referrer")
 	v.whole(http.StatusOK, "text/html; charset=utf-8", page)
 	return nil
 }
@@ -136,7 +137,8 @@ func (v *visit) file(number string) error {
 	err = extract(r, n, func(p *part) error {
 		started = true
 		h := v.w.Header()
-		h.Set("Content-Security-Policy", "sandbox; default-src 'none'; frame-ancestors 'none'")
+		h.Set("Content-Security-Policy", "default-src 'none'; base-uri 'none'; frame-ancestors 'none'")
+		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Content-Type", p.download())
 		h.Set("Content-Disposition", disposition(p.name))
 		v.w.WriteHeader(http.StatusOK)
