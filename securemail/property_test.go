@@ -142,13 +142,11 @@ func drawWorld(t *rapid.T) *world {
 
 func (w *world) config(tb testing.TB) *securemailtest.Kit {
 	var mu sync.Mutex
-	pop := func(list *[]error) (err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		if len(*list) > 0 {
-			err, *list = (*list)[0], (*list)[1:]
+	pop := func(list []error) (rest []error, err error) {
+		if len(list) > 0 {
+			return list[1:], list[0]
 		}
-		return err
+		return nil, nil
 	}
 	return securemailtest.New(tb, func(c *securemail.Config) {
 		c.Policy = securemail.PolicyFunc(func(context.Context, securemail.Facts) (securemail.Decision, error) {
@@ -160,17 +158,20 @@ func (w *world) config(tb testing.TB) *securemailtest.Kit {
 			c.Encryptors = append(c.Encryptors, e)
 		}
 		c.Keys = securemail.KeySourceFunc(func(_ context.Context, l securemail.Lookup) ([]securemail.Key, error) {
-			list := w.keys[l.Method]
-			err := pop(&list)
 			mu.Lock()
-			w.keys[l.Method] = list
-			mu.Unlock()
-			if err != nil {
+			defer mu.Unlock()
+			var err error
+			if w.keys[l.Method], err = pop(w.keys[l.Method]); err != nil {
 				return nil, err
 			}
 			return []securemail.Key{{Method: l.Method, Fingerprint: "aa"}}, nil
 		})
-		c.Gates = []securemail.Gate{securemail.GateFunc(func(context.Context, *securemail.Parcel) error { return pop(&w.gateSays) })}
+		c.Gates = []securemail.Gate{securemail.GateFunc(func(context.Context, *securemail.Parcel) (err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			w.gateSays, err = pop(w.gateSays)
+			return err
+		})}
 		c.GiveUp = 10 * time.Minute
 	})
 }

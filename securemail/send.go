@@ -121,7 +121,11 @@ func (m *Mailer) messages(d *Draft) (shared *Message, each []*Message, err error
 		if err != nil {
 			return nil, nil, err
 		}
-		faults = append(faults, more...)
+		for _, f := range more {
+			if !slices.Contains(faults, f) {
+				faults = append(faults, f)
+			}
+		}
 	}
 	if len(faults) > 0 {
 		return nil, nil, &DraftError{faults}
