@@ -138,13 +138,19 @@ type batch struct {
 // Emit records e and returns once the entry survives a power cut. An event whose id is in the log already is nil and
 // changes nothing. Concurrent calls share a sync. Errors: an event without id, ErrClosed, ErrCorrupt, the file system's;
 // after any of them the event may or may not be recorded, and should be emitted again.
-func (l *Log) Emit(ctx context.Context, e securemail.Event) error {
-	data, err := formatEntry(l.keys.pseudonym, &e)
-	if err != nil {
-		return err
+func (l *Log) Emit(ctx context.Context, e securemail.Event) error { return l.EmitAll(ctx, e) }
+
+// EmitAll is Emit for many events, recorded in their order with one sync. On an error none, some or all are recorded.
+func (l *Log) EmitAll(ctx context.Context, es ...securemail.Event) error {
+	items := make([]*item, len(es))
+	for i := range es {
+		data, err := formatEntry(l.keys.pseudonym, &es[i])
+		if err != nil {
+			return err
+		}
+		id := eventID(es[i].ID)
+		items[i] = &item{event: id, hash: idHash(l.keys.pseudonym, id), data: data}
 	}
-	id := eventID(e.ID)
-	it := &item{event: id, hash: idHash(l.keys.pseudonym, id), data: data}
 	for {
 		l.qmu.Lock()
 		b, lead := l.next, l.next == nil
@@ -152,7 +158,7 @@ func (l *Log) Emit(ctx context.Context, e securemail.Event) error {
 			b = &batch{done: make(chan struct{})}
 			l.next = b
 		}
-		b.items = append(b.items, it)
+		b.items = append(b.items, items...)
 		l.qmu.Unlock()
 		if lead {
 			l.lead(ctx, b)

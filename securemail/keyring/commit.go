@@ -244,28 +244,25 @@ func (f *File) rewrite(change *record, now int64, root bool) error {
 	if err := f.writeEpochs(roots[0], epoch, f.st.epoch); err != nil {
 		return fmt.Errorf("keyring: epoch file: %w", err)
 	}
-	next, err := f.replaceLedger(epoch, change, now)
-	if err != nil {
-		return fmt.Errorf("keyring: ledger: %w", err)
-	}
-	// From here on the change is durable; what fails below is done by the next load.
-	if err = f.finish(next, roots, true); err != nil {
-		return errors.Join(fmt.Errorf("keyring: retire the epoch key: %w", err), next.forget())
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	old := f.st
-	f.st = next
-	return old.forget()
-}
-
-// replaceLedger writes the ledger anew, and reads it back: what this process goes on with is what is on the disk.
-func (f *File) replaceLedger(epoch epochKey, change *record, now int64) (*state, error) {
 	forgetBefore := int64(0)
 	if f.o.Remember > 0 {
 		forgetBefore = now - int64(f.o.Remember)
 	}
-	full := f.st.snapshot(change, forgetBefore)
+	next, err := f.replaceLedger(epoch, f.st.snapshot(change, forgetBefore))
+	if err != nil {
+		return fmt.Errorf("keyring: ledger: %w", err)
+	}
+	// From here on the change is durable; what fails below is done by the next load.
+	if err = f.finish(next.epoch, roots, true); err != nil {
+		return errors.Join(fmt.Errorf("keyring: retire the epoch key: %w", err), next.forget())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.st.moveTo(next, change, forgetBefore)
+}
+
+// replaceLedger writes the ledger anew with full as its only record, which it overwrites, and returns where it stands.
+func (f *File) replaceLedger(epoch epochKey, full *record) (*state, error) {
 	defer full.clear()
 	b, err := formatLedger(epoch, full)
 	if err != nil {
@@ -274,5 +271,13 @@ func (f *File) replaceLedger(epoch epochKey, change *record, now int64) (*state,
 	if err := durable.WriteFile(f.ledgerPath(), b); err != nil {
 		return nil, err
 	}
-	return f.loadLedger([]epochKey{epoch})
+	file, err := os.OpenFile(f.ledgerPath(), os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	next := &state{epoch: epoch, file: file, size: int64(len(b)), frames: snapshotFrames}
+	if next.info, err = file.Stat(); err != nil {
+		return nil, errors.Join(err, next.forget())
+	}
+	return next, nil
 }

@@ -45,7 +45,7 @@ var (
 // Options configure a File. The zero value is the strictest.
 type Options struct {
 	// Window is how long a destroyed scope key may stay in the files, out of reach of this package, until the epoch key is
-	// replaced. Zero: not at all, Destroy replaces it at once, in time linear in the number of scopes (about 0.2 s for
+	// replaced. Zero: not at all, Destroy replaces it at once, in time linear in the number of scopes (0.2 to 0.5 s for
 	// 1,000,000). Not zero: a Destroy costs one synced append; [File.Run] must run.
 	Window time.Duration
 	// Remember is how long a destroyed scope is remembered, at about 100 octets of memory each: its keys give ErrDestroyed

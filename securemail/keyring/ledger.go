@@ -124,6 +124,9 @@ func formatRecord(dst []byte, e epochKey, frame uint64, r *record) ([]byte, erro
 	return durable.AppendFrame(dst, b), nil
 }
 
+// snapshotFrames is how many frames a new ledger has: the header and one record.
+const snapshotFrames = 2
+
 func formatLedger(e epochKey, r *record) ([]byte, error) {
 	return formatRecord(durable.AppendFrame(nil, ledgerHeader(e)), e, 1, r)
 }
@@ -178,7 +181,7 @@ func (f *File) load() (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.finish(s, roots, len(epochs) > 1 || root > 0); err != nil {
+	if err := f.finish(s.epoch, roots, len(epochs) > 1 || root > 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("keyring: finish an interrupted change: %w", err), s.forget())
 	}
 	for _, k := range roots {
@@ -190,9 +193,10 @@ func (f *File) load() (*state, error) {
 	return s, nil
 }
 
-func (f *File) finish(s *state, roots [][]byte, epochs bool) error {
+// finish leaves the current keys alone in the key file and, where epochs says so, in the epoch file.
+func (f *File) finish(epoch epochKey, roots [][]byte, epochs bool) error {
 	if epochs || len(roots) > 1 {
-		if err := f.writeEpochs(roots[0], s.epoch); err != nil {
+		if err := f.writeEpochs(roots[0], epoch); err != nil {
 			return err
 		}
 	}

@@ -247,3 +247,19 @@ func (s *state) snapshot(change *record, forgetBefore int64) *record {
 	}
 	return r
 }
+
+// moveTo brings s up to change and to the new ledger that next stands for.
+func (s *state) moveTo(next *state, change *record, forgetBefore int64) error {
+	if err := s.apply(change); err != nil {
+		return err
+	}
+	for id, e := range s.gone {
+		if e[0] < forgetBefore {
+			delete(s.gone, id)
+		}
+	}
+	clear(s.epoch.Key)
+	old := s.file
+	s.epoch, s.file, s.info, s.size, s.frames, s.due = next.epoch, next.file, next.info, next.size, next.frames, 0
+	return old.Close()
+}
