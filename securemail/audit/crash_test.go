@@ -56,9 +56,15 @@ func TestKill(t *testing.T) {
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
-		kill := time.AfterFunc(time.Duration(10+rand.IntN(60))*time.Millisecond, func() { _ = cmd.Process.Kill() })
+		kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		if rounds%4 == 3 {
+			kill.Reset(time.Duration(10+rand.IntN(60)) * time.Millisecond) // also while it opens
+		}
 		fresh := len(durable)
-		for sc := bufio.NewScanner(out); sc.Scan(); {
+		for sc, first := bufio.NewScanner(out), true; sc.Scan(); first = false {
+			if first && rounds%4 != 3 {
+				kill.Reset(time.Duration(10+rand.IntN(60)) * time.Millisecond)
+			}
 			switch line, whole := strings.CutSuffix(sc.Text(), " end"); {
 			case strings.HasPrefix(line, "error"):
 				t.Fatal(line)

@@ -68,8 +68,14 @@ func TestKill(t *testing.T) {
 		out, err := cmd.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, cmd.Start())
-		kill := time.AfterFunc(time.Duration(10+rand.IntN(60))*time.Millisecond, func() { _ = cmd.Process.Kill() })
-		for sc := bufio.NewScanner(out); sc.Scan(); {
+		kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		if rounds%4 == 3 {
+			kill.Reset(time.Duration(10+rand.IntN(60)) * time.Millisecond) // also while it opens
+		}
+		for sc, first := bufio.NewScanner(out), true; sc.Scan(); first = false {
+			if first && rounds%4 != 3 {
+				kill.Reset(time.Duration(10+rand.IntN(60)) * time.Millisecond)
+			}
 			switch p := strings.Fields(sc.Text()); {
 			case p[0] == "error":
 				t.Fatal(sc.Text())
