@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
@@ -83,7 +84,11 @@ func (e *Escrow) deposit(ctx context.Context, j *securemail.Job, messageID strin
 		return nil, err
 	}
 	r.wrapped, r.head = wrapped, head
-	body, err := sealBody(j.Message, key, r.id)
+	m, err := withoutBcc(j.Message)
+	if err != nil {
+		return nil, err
+	}
+	body, err := sealBody(m, key, r.id)
 	if err != nil {
 		return nil, err
 	}
@@ -100,6 +105,31 @@ func (e *Escrow) deposit(ctx context.Context, j *securemail.Job, messageID strin
 		return e.raced(ctx, r)
 	}
 	return e.sealed(r, rec, key)
+}
+
+// withoutBcc is m without the fields that name hidden recipients (RFC 5322 section 3.6.3). The Mailer writes none; what
+// others hand in may hold some.
+func withoutBcc(m *securemail.Message) (*securemail.Message, error) {
+	if len(m.Header("Bcc")) == 0 && len(m.Header("Resent-Bcc")) == 0 {
+		return m, nil
+	}
+	var head strings.Builder
+	drop := false
+	for line := range strings.SplitAfterSeq(string(m.Head()), "\r\n") {
+		if folded := strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t"); !folded {
+			name, _, _ := strings.Cut(line, ":")
+			name = strings.TrimRight(name, " \t")
+			drop = strings.EqualFold(name, "Bcc") || strings.EqualFold(name, "Resent-Bcc")
+		}
+		if !drop {
+			head.WriteString(line)
+		}
+	}
+	out, err := m.WithHead([]byte(head.String()))
+	if err != nil {
+		return nil, fmt.Errorf("escrow: remove Bcc: %w", err)
+	}
+	return out, nil
 }
 
 // raced is for the loser of two calls for one parcel: his key goes, the winner's deposit is taken.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -183,6 +184,20 @@ func TestLargeMessageStreams(t *testing.T) {
 		}
 		require.Error(t, err, q)
 	}
+}
+
+func TestBccIsNotDeposited(t *testing.T) {
+	r := open(t, nil)
+	j := job(t, "p1", factor("code", canaryCode))
+	m, err := j.Message.WithHead([]byte("bcc : a@b.example,\r\n\tc@d.example\r\nMessage-ID: <m@clinic.example>\r\nResent-Bcc: e@f.example\r\n" +
+		"Subject: x\r\n y\r\n\r\n"))
+	require.NoError(t, err)
+	j.Parcel = j.With(m)
+	s, err := r.e.Encrypt(t.Context(), j)
+	require.NoError(t, err)
+	back, err := fetch(t.Context(), r.e, s.Message)
+	require.NoError(t, err)
+	require.Equal(t, "Message-ID: <m@clinic.example>\r\nSubject: x\r\n y\r\n\r\n"+canaryBody+"\r\n", whole(t, back))
 }
 
 func TestOpenedTellsOnce(t *testing.T) {
@@ -444,4 +459,42 @@ func TestRunSweepsAndEnds(t *testing.T) {
 	defer cancel()
 	require.NoError(t, r.e.Run(ctx)) // a failing sweep is logged
 	require.Contains(t, r.log.String(), "escrow: sweep")
+}
+
+var link = regexp.MustCompile(`https://mail\.example\.org/m/([0-9a-v]{32})\b`)
+
+// fetch does what a recipient does with the notice: follow its link and give the access code.
+func fetch(ctx context.Context, e *escrow.Escrow, notice *securemail.Message) (*securemail.Message, error) {
+	src, err := notice.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	b, err := io.ReadAll(src)
+	if err != nil {
+		return nil, err
+	}
+	found := link.FindStringSubmatch(strings.ReplaceAll(string(b), "=\r\n", ""))
+	if found == nil {
+		return nil, errors.New("no link")
+	}
+	l, err := escrow.ParseLocator(found[1])
+	if err != nil {
+		return nil, err
+	}
+	d, err := e.Find(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	if ok, err := d.Check(ctx, "code", securemail.NewSecret(canaryCode)); err != nil || !ok {
+		return nil, errors.Join(err, errors.New("refused"))
+	}
+	body, err := d.Open(asReader(ctx, d))
+	if err != nil {
+		return nil, err
+	}
+	if b, err = io.ReadAll(body); err != nil {
+		return nil, err
+	}
+	return securemail.NewMessage(securemail.Bytes(b))
 }
