@@ -145,8 +145,8 @@ func (c *dnsClient) ask(ctx context.Context, name string, qtype uint16) (answer,
 	for range c.attempts {
 		var m *dns.Msg
 		if m, err = c.exchange(ctx, name, qtype); err != nil {
-			if ctx.Err() != nil {
-				return answer{}, ctx.Err()
+			if err := ended(ctx); err != nil {
+				return answer{}, err
 			}
 			continue
 		}
@@ -159,6 +159,14 @@ func (c *dnsClient) ask(ctx context.Context, name string, qtype uint16) (answer,
 		err = fmt.Errorf("%w (%s)", errLookup, rcodeName(m.Rcode))
 	}
 	return answer{}, err
+}
+
+// ended is ctx.Err, a moment early where I/O with ctx's own deadline may have seen the end first.
+func ended(ctx context.Context) error {
+	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
+		return context.DeadlineExceeded
+	}
+	return ctx.Err()
 }
 
 func rcodeName(code int) string {
