@@ -1,0 +1,88 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+type failover []securemail.Transport
+
+// Failover makes a Transport that tries first and then each of rest in order. It goes on only where surely nothing was
+// accepted: after ErrChannel, FateRetry, or another error before Shipment.Intend. A receipt, FatePermanent, an uncertain
+// end, an error of Intend and the end of ctx are final. If all fail and one missed the floor, the error Is ErrChannel and
+// holds all reasons, and is temporary if any way may do better later; else it is the last one's.
+func Failover(first securemail.Transport, rest ...securemail.Transport) securemail.Transport {
+	return append(failover{first}, rest...)
+}
+
+// Deliver implements securemail.Transport.
+func (f failover) Deliver(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
+	var missed *securemail.ChannelError
+	var last error
+	for _, t := range f {
+		watched, intent := watch(s)
+		r, err := t.Deliver(ctx, watched)
+		if err == nil {
+			return r, nil
+		}
+		if ce, ok := errors.AsType[*securemail.ChannelError](err); ok {
+			missed = join(missed, ce)
+			continue
+		}
+		if errors.Is(err, securemail.ErrChannel) {
+			missed = join(missed, &securemail.ChannelError{})
+			continue
+		}
+		last = err
+		if ctx.Err() != nil || !again(err, intent) {
+			return nil, err
+		}
+	}
+	if missed == nil {
+		return nil, last
+	}
+	missed.Temporary = missed.Temporary || last != nil
+	return nil, missed
+}
+
+// intent is what became of one Transport's call of Intend.
+type intent struct{ called, failed atomic.Bool }
+
+// watch copies s so that its Intend is seen.
+func watch(s *securemail.Shipment) (*securemail.Shipment, *intent) {
+	seen := &intent{}
+	c := *s
+	c.OnIntend = func(ctx context.Context) error {
+		seen.called.Store(true)
+		err := s.Intend(ctx)
+		if err != nil {
+			seen.failed.Store(true)
+		}
+		return err
+	}
+	return &c, seen
+}
+
+// again says that surely nothing was accepted, so that another way may be tried.
+func again(err error, seen *intent) bool {
+	if seen.failed.Load() {
+		return false
+	}
+	if de, ok := errors.AsType[*securemail.DeliveryError](err); ok {
+		return de.Fate == securemail.FateRetry
+	}
+	return !seen.called.Load()
+}
+
+func join(a, b *securemail.ChannelError) *securemail.ChannelError {
+	if a == nil {
+		c := *b
+		return &c
+	}
+	w := b.Wire
+	w.Reasons = append(a.Wire.Reasons[:len(a.Wire.Reasons):len(a.Wire.Reasons)], b.Wire.Reasons...)
+	return &securemail.ChannelError{Temporary: a.Temporary || b.Temporary, Wire: w}
+}
