@@ -31,13 +31,8 @@ var fixtures = []string{"rsa.asc", "p256.asc", "cv25519.asc", "dsa.asc", "elgama
 
 func seeds(f *testing.F) {
 	for _, name := range fixtures {
-		b := fixture(f, name)
-		f.Add(b)
-		block, err := armor.Decode(bytes.NewReader(b))
-		require.NoError(f, err)
-		raw, err := io.ReadAll(block.Body)
-		require.NoError(f, err)
-		f.Add(raw)
+		f.Add(fixture(f, name))
+		f.Add(binary(f, name))
 	}
 	for _, cfg := range []*packet.Config{
 		{Algorithm: packet.PubKeyAlgoEd25519, V6Keys: true, AEADConfig: &packet.AEADConfig{}},

@@ -68,6 +68,16 @@ func fixture(t testing.TB, name string) []byte {
 	return b
 }
 
+// binary is a fixture without its armor.
+func binary(t testing.TB, name string) []byte {
+	t.Helper()
+	block, err := armor.Decode(bytes.NewReader(fixture(t, name)))
+	require.NoError(t, err)
+	b, err := io.ReadAll(block.Body)
+	require.NoError(t, err)
+	return b
+}
+
 func pair(t testing.TB, who string) (securemail.Secret, securemail.Key) {
 	t.Helper()
 	s, k, err := pgp.GenerateKey("Test", address(t, who))
@@ -299,11 +309,7 @@ func TestRefusedKeys(t *testing.T) {
 		return k
 	}
 	file := func(name string) securemail.Key {
-		block, err := armor.Decode(bytes.NewReader(fixture(t, name)))
-		require.NoError(t, err)
-		b, err := io.ReadAll(block.Body)
-		require.NoError(t, err)
-		return securemail.Key{Method: securemail.MethodPGP, Public: [][]byte{b}}
+		return securemail.Key{Method: securemail.MethodPGP, Public: [][]byte{binary(t, name)}}
 	}
 	good := cfg(func(*packet.Config) {})
 	two := securemail.Key{Method: securemail.MethodPGP, Public: [][]byte{append(bytes.Clone(good.Public[0]), good.Public[0]...)}}
