@@ -79,7 +79,10 @@ func (d *DB) leadFor(ctx context.Context, w *waiter) {
 	}
 }
 
-// round is one transaction. An error means that it did not begin, and nobody's function was picked up.
+// round is one transaction for all who wait. An error means that it did not begin, and nobody's function was picked up.
+//
+// Savepoints cost as much as the work inside them and are seldom needed, so the first try has none: where a function
+// fails, all is rolled back and run again, each in a savepoint.
 func (d *DB) round(ctx context.Context) error {
 	t, err := d.begin(ctx)
 	if err != nil {
@@ -90,37 +93,69 @@ func (d *DB) round(ctx context.Context) error {
 		return err
 	}
 	batch := d.s.take()
-	defer func() { // deferred, so that nobody is left waiting where a function ends this goroutine
-		t.close()
-		for _, w := range batch {
-			switch {
-			case w.finished():
-			case w.panicked != nil:
-				w.finish(errPanicked)
-			default:
-				w.finish(d.Tx(w.ctx, w.guarded(d)))
-			}
-		}
-	}()
-	d.together(t, batch)
+	defer d.finishAlone(batch) // deferred, so that nobody is left waiting where a function ends this goroutine
+	d.together(t, batch, plain)
+	again := unfinished(batch)
+	if len(again) < 2 {
+		return nil
+	}
+	if t, err = d.begin(context.WithoutCancel(ctx)); err == nil {
+		d.together(t, again, apart)
+	}
 	return nil
 }
+
+func unfinished(batch []*waiter) []*waiter {
+	var out []*waiter
+	for _, w := range batch {
+		if !w.finished() {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// finishAlone gives those of batch a transaction each who lost theirs without a fault of their own.
+func (d *DB) finishAlone(batch []*waiter) {
+	for _, w := range unfinished(batch) {
+		if w.panicked != nil {
+			w.finish(errPanicked)
+			continue
+		}
+		w.finish(d.Tx(w.ctx, w.guarded(d)))
+	}
+}
+
+// mode says how functions share a transaction.
+type mode bool
+
+const (
+	plain mode = false // one that fails fails all
+	apart mode = true  // each in a savepoint
+)
 
 // together runs batch in t and answers everyone whose fate is known. Who was asked to try again does so in a transaction
 // of his own, so that a lock that he waits for stops nobody else. Who has no answer afterwards was rolled back without
 // a fault of his own.
-func (d *DB) together(t *open, batch []*waiter) {
+func (d *DB) together(t *open, batch []*waiter, m mode) {
+	defer t.close()
 	var held []*waiter
 	for _, w := range batch {
-		err := d.inside(t, w, len(batch) > 1)
+		err := d.inside(t, w, m)
 		switch {
 		case err == nil:
 			held = append(held, w)
+			continue
 		case errors.Is(err, errBroken):
 			return
-		default:
-			w.alone = IsBusy(err)
+		case IsBusy(err):
+			w.alone = true
 			w.finish(err)
+		case m == apart || len(batch) == 1 || w.panicked != nil:
+			w.finish(err)
+		}
+		if m == plain {
+			return
 		}
 	}
 	if len(held) == 0 {
@@ -138,10 +173,10 @@ func (d *DB) together(t *open, batch []*waiter) {
 // errBroken says that the shared transaction is gone. SQLite drops it whole where the disk is full.
 var errBroken = errors.New("sqldb: shared transaction broken")
 
-// inside runs w's function, in a savepoint where it has company.
-func (d *DB) inside(t *open, w *waiter, company bool) error {
+// inside runs w's function.
+func (d *DB) inside(t *open, w *waiter, m mode) error {
 	fn := w.guarded(d)
-	if !company {
+	if m == plain {
 		return fn(w.ctx, t.Tx)
 	}
 	if _, err := t.ExecContext(w.ctx, "SAVEPOINT postseal"); err != nil {

@@ -8,16 +8,17 @@
 // # Group commit
 //
 // One fsync costs more than hundreds of inserts. [DB.Commit] runs the functions of all callers that wait at the same
-// moment in one transaction, each inside a savepoint, and commits once: the first caller that finds nobody at work
-// leads, the others wait for his answer. So there is no goroutine of ours and a lone caller waits for nobody. All
-// wrappers of one *sql.DB share one committer, so several packages in one process share fsyncs too. It works with
-// MaxOpenConns(1), as long as no function opens a second connection.
+// moment in one transaction and commits once: the first caller that finds nobody at work leads, the others wait for his
+// answer. Where a function fails, the others run again, each inside a savepoint. So there is no goroutine of ours and a
+// lone caller waits for nobody. All wrappers of one *sql.DB share one committer, so several packages in one process share
+// fsyncs too. It works with MaxOpenConns(1), as long as no function opens a second connection.
 //
 // # SQLite
 //
 // A transaction that first reads and then writes fails at once where another process wrote between; busy_timeout does
 // not help. So each transaction here takes the write lock with its first statement, which does wait for busy_timeout,
-// and that wait is repeated for a bounded time. The host's BEGIN need not be IMMEDIATE.
+// and that wait is repeated for a bounded time. The host's BEGIN need not be IMMEDIATE. A ctx that ends meanwhile is
+// noticed when busy_timeout is over, since SQLite can't be woken from that wait.
 package sqldb
 
 import (

@@ -36,7 +36,6 @@ type packedMark struct {
 	epoch, attempt int64
 	status         []byte
 	events         [][]any
-	body           string // of the parcel that ended; set by write
 }
 
 // Mark implements [securemail.Queue]: all of ms or none, with their events, durable when it returns nil. StateAttempting
@@ -137,24 +136,21 @@ func (q *Queue) submissionKey(ctx context.Context, id string) (*dataKey, error) 
 
 // writeMarks returns the blobs that nobody needs any more.
 func (q *Queue) writeMarks(ctx context.Context, tx *sql.Tx, ms []*packedMark) ([]string, error) {
-	var events [][]any
 	var bodies []string
 	for _, m := range ms {
-		if err := q.writeMark(ctx, tx, m); err != nil {
+		body, err := q.writeMark(ctx, tx, m)
+		if err != nil {
 			return nil, err
 		}
-		events = append(events, m.events...)
-		if m.body != "" {
-			bodies = append(bodies, m.body)
+		if m.m.Status.State.Final() {
+			bodies = append(bodies, body)
 		}
-	}
-	if err := q.insertEvents(ctx, tx, events); err != nil {
-		return nil, err
 	}
 	return q.dropBodies(ctx, tx, bodies)
 }
 
-func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) error {
+// writeMark returns the parcel's body.
+func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) (body string, err error) {
 	id, to := string(m.m.Lease.Parcel.ID), m.m.Status.State
 	from := mayCome(to)
 	set, args := "due=?, lease_epoch=0, lease_until=0", []any{int64(0)}
@@ -162,22 +158,18 @@ func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) error 
 	case to == securemail.StateAttempting:
 		set, args = "lease_until=?", []any{micros(q.o.Now().Add(q.o.Lease))}
 	case to.Final():
-		// The body's name is needed below, and gone after the update.
-		err := tx.QueryRowContext(ctx, q.d.Rebind("SELECT body FROM queue_parcel WHERE id=?"), id).Scan(&m.body)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		set, args = "due=0, lease_epoch=0, lease_until=0, letter=NULL, body='', ended=?", []any{micros(q.o.Now())}
+		set, args = "due=0, lease_epoch=0, lease_until=0, letter=NULL, ended=?", []any{micros(q.o.Now())}
 	case to != securemail.StateHeld:
 		args[0] = micros(m.m.Status.Next)
 	}
 	args = append(args, string(to), m.status, id, m.epoch, m.attempt)
-	n, err := q.exec(ctx, tx, "UPDATE queue_parcel SET "+set+`, state=?, status=?, rev=rev+1
-		WHERE id=? AND lease_epoch=? AND attempt=? AND state IN (`+marks(len(from))+")", anys(args, from)...)
-	if err != nil || n == 1 {
-		return err
+	update := statement{"UPDATE queue_parcel SET " + set + `, state=?, status=?, rev=rev+1
+		WHERE id=? AND lease_epoch=? AND attempt=? AND state IN (` + marks(len(from)) + ") RETURNING body", anys(args, from)}
+	err = q.together(ctx, tx, update, &body, insertEvents(m.events))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = q.whyNot(ctx, tx, m)
 	}
-	return q.whyNot(ctx, tx, m)
+	return body, err
 }
 
 // whyNot says why a Mark touched no row.
@@ -202,7 +194,7 @@ func (q *Queue) dropBodies(ctx context.Context, tx *sql.Tx, ids []string) ([]str
 	for _, id := range slices.Compact(ids) {
 		var inRow bool
 		err := tx.QueryRowContext(ctx, q.d.Rebind(`DELETE FROM queue_body WHERE id=?
-			AND NOT EXISTS (SELECT 1 FROM queue_parcel WHERE body<>'' AND body=?) RETURNING sealed IS NOT NULL`), id, id).Scan(&inRow)
+			AND NOT EXISTS (SELECT 1 FROM queue_parcel WHERE ended=0 AND body=?) RETURNING sealed IS NOT NULL`), id, id).Scan(&inRow)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}

@@ -150,7 +150,7 @@ func (q *Queue) writeChanges(ctx context.Context, tx *sql.Tx, cs []*change) ([]s
 		}
 		set, args := "", []any{string(c.to.State), c.due, c.status}
 		if c.to.State.Final() {
-			set, args = ", letter=NULL, body='', ended=?", append(args, micros(c.to.Changed))
+			set, args = ", letter=NULL, ended=?", append(args, micros(c.to.Changed))
 			bodies = append(bodies, c.r.body)
 		}
 		n, err := q.exec(ctx, tx, "UPDATE queue_parcel SET state=?, due=?, status=?"+set+`, rev=rev+1, lease_epoch=0, lease_until=0
@@ -163,7 +163,7 @@ func (q *Queue) writeChanges(ctx context.Context, tx *sql.Tx, cs []*change) ([]s
 		}
 		events = append(events, c.events...)
 	}
-	if err := q.insertEvents(ctx, tx, events); err != nil {
+	if err := q.runAll(ctx, tx, insertEvents(events)); err != nil {
 		return nil, err
 	}
 	gone, err := q.dropBodies(ctx, tx, bodies)

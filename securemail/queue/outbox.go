@@ -58,15 +58,12 @@ func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedE
 }
 
 func (q *Queue) writeEvents(ctx context.Context, tx querier, p *packedEvents) error {
-	if err := q.insertAll(ctx, tx, "queue_key (id, tenant, wrapped, made)", p.keys, ""); err != nil {
-		return err
-	}
-	return q.insertEvents(ctx, tx, p.events)
+	return q.runAll(ctx, tx, append(inserts("queue_key (id, tenant, wrapped, made)", p.keys, ""), insertEvents(p.events)...))
 }
 
 // insertEvents takes each event id once: a repeat after an unknown outcome changes nothing.
-func (q *Queue) insertEvents(ctx context.Context, tx querier, rows [][]any) error {
-	return q.insertAll(ctx, tx, "queue_event (id, data_key, made, sealed)", rows, " ON CONFLICT (id) DO NOTHING")
+func insertEvents(rows [][]any) []statement {
+	return inserts("queue_event (id, data_key, made, sealed)", rows, " ON CONFLICT (id) DO NOTHING")
 }
 
 // Add implements [securemail.Outbox]. Each event needs an ID; one that is already there is left as it is, so Add may be

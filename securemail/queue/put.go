@@ -6,8 +6,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 
+	"github.com/postseal/postseal/internal/sqldb"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -41,8 +42,10 @@ func (q *Queue) Put(ctx context.Context, b *securemail.Batch) (*securemail.Submi
 }
 
 func (q *Queue) put(ctx context.Context, b *securemail.Batch) (*securemail.Submission, error) {
-	if sub, err := q.repeated(ctx, q.db, b); sub != nil || err != nil {
-		return sub, err
+	if q.worthLooking(b) {
+		if sub, err := q.repeated(ctx, q.db, b); sub != nil || err != nil {
+			return sub, err
+		}
 	}
 	w, err := q.pack(ctx, b)
 	if err != nil {
@@ -57,6 +60,12 @@ func (q *Queue) put(ctx context.Context, b *securemail.Batch) (*securemail.Submi
 	return accepted(b), nil
 }
 
+// worthLooking says that to look for the idempotency key first is cheaper than to find out when it is written: a large
+// body would be stored for nothing.
+func (q *Queue) worthLooking(b *securemail.Batch) bool {
+	return q.o.Blobs != nil && slices.ContainsFunc(b.Parcels, func(p *securemail.Parcel) bool { return p.Size > inlineMax })
+}
+
 func (q *Queue) putFailed(ctx context.Context, w *packed, err error) (*securemail.Submission, error) {
 	err = failed("put", err)
 	if errors.Is(err, ErrUnknown) {
@@ -67,14 +76,17 @@ func (q *Queue) putFailed(ctx context.Context, w *packed, err error) (*securemai
 		return nil, err
 	}
 	q.discard(ctx, w)
-	if !errors.Is(err, errKnown) {
-		return nil, err
+	return q.orRepeated(ctx, q.db, w.b, err)
+}
+
+// orRepeated is the first answer where b's key turns out to be known, and else err. The whole batch may have come again,
+// so that any of its ids was the first to collide.
+func (q *Queue) orRepeated(ctx context.Context, db querier, b *securemail.Batch, err error) (*securemail.Submission, error) {
+	sub, rerr := q.repeated(ctx, db, b)
+	if sub != nil || rerr != nil && (errors.Is(err, errKnown) || errors.Is(rerr, securemail.ErrConflict) || isDamage(rerr)) {
+		return sub, rerr
 	}
-	sub, err := q.repeated(ctx, q.db, w.b)
-	if sub == nil && err == nil {
-		err = errKnown
-	}
-	return sub, err
+	return nil, err
 }
 
 // holds looks whether a commit that nobody answered was made.
@@ -100,14 +112,7 @@ func (q *Queue) PutTx(ctx context.Context, tx *sql.Tx, b *securemail.Batch) (*se
 		return accepted(b), nil
 	}
 	q.discard(ctx, w)
-	if !errors.Is(err, errKnown) {
-		return nil, failed("put", err)
-	}
-	sub, err := q.repeated(ctx, tx, b)
-	if sub == nil && err == nil {
-		err = failed("put", errKnown)
-	}
-	return sub, err
+	return q.orRepeated(ctx, tx, b, failed("put", err))
 }
 
 // inSavepoint undoes what f wrote, and heals the transaction, where f fails.
@@ -324,53 +329,29 @@ func (w *packed) label(s *securemail.Slip) {
 
 // insert writes w. It is run again where the database says "try again".
 func (q *Queue) insert(ctx context.Context, tx *sql.Tx, w *packed) error {
-	n, err := q.exec(ctx, tx, `INSERT INTO queue_key (id, tenant, wrapped, idem, answer, made) VALUES (?,?,?,?,?,?)
-		ON CONFLICT (idem) DO NOTHING`, w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now()))
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return errKnown
-	}
 	bodies := make([][]any, len(w.bodies))
 	for i, b := range w.bodies {
 		bodies[i] = []any{b.id, w.b.Submission, b.size, b.sealed}
 	}
-	for _, t := range []struct {
-		into string
-		rows [][]any
-	}{
-		{"queue_body (id, submission, size, sealed)", bodies},
-		{"queue_parcel (" + parcelColumns + ")", w.parcels},
-		{"queue_label (parcel, name, value)", w.labels},
-	} {
-		if err := q.insertAll(ctx, tx, t.into, t.rows, ""); err != nil {
-			return err
-		}
+	returning := "1"
+	if q.d.Dialect == sqldb.Postgres {
+		returning = "pg_notify('" + channel + "','')" // tells the listeners of other processes when and if tx commits
 	}
-	if err := q.insertEvents(ctx, tx, w.events); err != nil {
-		return err
+	key := statement{
+		`INSERT INTO queue_key (id, tenant, wrapped, idem, answer, made) VALUES (?,?,?,?,?,?)
+		ON CONFLICT (idem) DO NOTHING RETURNING ` + returning,
+		[]any{w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now())},
 	}
-	return q.notify(ctx, tx)
-}
-
-// insertAll writes rows many at a time, within SQLite's 32,766 and PostgreSQL's 65,535 parameters.
-func (q *Queue) insertAll(ctx context.Context, tx querier, into string, rows [][]any, tail string) error {
-	const maxRows = 100
-	for len(rows) > 0 {
-		n := min(len(rows), maxRows)
-		one := "(" + marks(len(rows[0])) + ")"
-		args := make([]any, 0, n*len(rows[0]))
-		for _, r := range rows[:n] {
-			args = append(args, r...)
-		}
-		query := "INSERT INTO " + into + " VALUES " + strings.Repeat(one+",", n-1) + one + tail
-		if _, err := q.exec(ctx, tx, query, args...); err != nil {
-			return err
-		}
-		rows = rows[n:]
+	err := q.together(ctx, tx, key, new(any), slices.Concat(
+		inserts("queue_body (id, submission, size, sealed)", bodies, ""),
+		inserts("queue_parcel ("+parcelColumns+")", w.parcels, ""),
+		inserts("queue_label (parcel, name, value)", w.labels, ""),
+		insertEvents(w.events),
+	))
+	if errors.Is(err, sql.ErrNoRows) {
+		return errKnown
 	}
-	return nil
+	return err
 }
 
 // discard removes the blobs of a batch that was not written.

@@ -7,8 +7,8 @@ package queue
 //   - queue_key: one data key, wrapped. Its id is the submission's, or a random one for events that a part added.
 //     idem is the keyed hash of the idempotency key, answer the sealed digest.
 //   - queue_body: one body that the parcels of a submission share: sealed bytes, or NULL where they lie in the blob store.
-//   - queue_parcel: slip, letter (header and factors) and status are sealed; letter goes and body is emptied when the
-//     parcel ends. due is 0 where nothing happens by itself. lease_epoch is 0 where it is not leased. rev counts changes.
+//   - queue_parcel: slip, letter (header and factors) and status are sealed; letter goes when the parcel ends, and so does
+//     the body that it names when no open parcel names it. ended is 0 while the parcel is open. due is 0 where nothing happens by itself. lease_epoch is 0 where it is not leased. rev counts changes.
 //   - queue_event: pos is the order of writing. On SQLite, which has one writer at a time, that is the order of commits and
 //     so the event's number. On PostgreSQL it is not: a reader gives seq to what is committed, under a lock (outbox.go).
 //   - queue_reader: the cursor of each reader of events.
@@ -55,7 +55,7 @@ CREATE INDEX queue_parcel_submission ON queue_parcel (submission, id);
 CREATE INDEX queue_parcel_tenant ON queue_parcel (tenant, id);
 CREATE INDEX queue_parcel_open ON queue_parcel (tenant, state, id) WHERE ended=0;
 CREATE INDEX queue_parcel_ref ON queue_parcel (ref, id) WHERE ref IS NOT NULL;
-CREATE INDEX queue_parcel_body ON queue_parcel (body) WHERE body<>'';
+CREATE INDEX queue_parcel_body ON queue_parcel (body) WHERE ended=0;
 CREATE TABLE queue_label (
 	parcel TEXT NOT NULL,
 	name TEXT NOT NULL,

@@ -165,7 +165,7 @@ func (q *Queue) loadBodies(ctx context.Context, rows []*row) (map[string]*stored
 	out := make(map[string]*stored)
 	var need []string
 	for _, r := range rows {
-		if r.body == "" || out[r.body] != nil {
+		if out[r.body] != nil {
 			continue
 		}
 		s := &stored{body: body{id: r.body}, blobs: q.o.Blobs}
@@ -213,9 +213,6 @@ func (q *Queue) openLease(ctx context.Context, r *row, bodies map[string]*stored
 		return nil, err
 	}
 	s := bodies[r.body]
-	if s == nil { // an open parcel names its body
-		return nil, &CorruptError{Part: "letter", ID: r.id, Err: sql.ErrNoRows}
-	}
 	s.key = k.key
 	m, err := q.message(s, let.Head)
 	if err != nil {
