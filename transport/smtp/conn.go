@@ -14,10 +14,9 @@ import (
 
 // conn is one session with a far end. It belongs to one goroutine at a time.
 type conn struct {
-	net  net.Conn
-	br   *bufio.Reader
-	bw   *bufio.Writer // nil while idle
-	text []byte        // the latest reply's
+	net net.Conn
+	// gear is lent for work and nil while idle, so that an idle connection costs little.
+	*gear
 
 	host *host
 	addr netip.Addr
@@ -41,33 +40,39 @@ type conn struct {
 	idle   time.Time
 }
 
-// writers are lent to the connections that work.
-var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, blockSize+1024) }}
-
-func newConn(nc net.Conn, g target) *conn {
-	c := &conn{host: g.host, addr: g.addr, text: make([]byte, 0, maxRemote)}
-	c.use(nc)
-	return c
+// gear is what a connection needs to work.
+type gear struct {
+	br   *bufio.Reader
+	bw   *bufio.Writer
+	text []byte // the latest reply's
 }
+
+var gears = sync.Pool{New: func() any {
+	return &gear{
+		br: bufio.NewReaderSize(nil, maxReplyLine), bw: bufio.NewWriterSize(nil, blockSize+1024), text: make([]byte, 0, maxRemote),
+	}
+}}
 
 // use starts over on nc: what was buffered from the old connection is gone.
 func (c *conn) use(nc net.Conn) {
-	c.net, c.br = nc, bufio.NewReaderSize(nc, maxReplyLine)
-	if c.bw != nil {
-		c.bw.Reset(nc)
-	}
+	c.net = nc
+	c.br.Reset(nc)
+	c.bw.Reset(nc)
 }
 
-// attend lends c a writer and breaks its I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
+// attend lends c its gear and breaks its I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
 func (c *conn) attend(ctx context.Context) (stop func() bool) {
-	c.bw = writers.Get().(*bufio.Writer)
-	c.bw.Reset(c.net)
+	c.gear = gears.Get().(*gear)
+	c.use(c.net)
 	nc := c.net
 	detach := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
 	return func() bool {
+		// Octets that nobody asked for would be lost with the reader, and the session out of step.
+		c.broken = c.broken || c.br.Buffered() > 0
+		c.br.Reset(nil)
 		c.bw.Reset(nil)
-		writers.Put(c.bw)
-		c.bw = nil
+		gears.Put(c.gear)
+		c.gear = nil
 		return detach()
 	}
 }

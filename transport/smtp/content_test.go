@@ -3,6 +3,7 @@ package smtp_test
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"io"
 	"math/rand/v2"
 	"runtime"
@@ -250,6 +251,92 @@ func TestBadRepliesLater(t *testing.T) {
 			}
 		}
 	}
+}
+
+// More answers than questions put the session out of step.
+func TestExtraReplies(t *testing.T) {
+	for stage, raw := range map[smtppeer.Stage]string{
+		smtppeer.StageEHLO: "250-mx\r\n250 PIPELINING\r\n250 extra\r\n", smtppeer.StageMail: "250 a\r\n250 b\r\n",
+		smtppeer.StageRcpt: "250 a\r\n250 b\r\n", smtppeer.StageData: "354 a\r\n354 b\r\n",
+	} {
+		for _, ext := range []string{"PIPELINING", "X-NONE"} {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: []string{ext}, On: on(stage, smtppeer.Action{Raw: raw})})
+			tr := l.transport(nil)
+			_, err := l.deliver(tr, anyway)
+			require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate, stage)
+			require.Empty(t, p.Messages())
+			require.Zero(t, tr.Idle())
+		}
+	}
+	// Behind the last answer: the message is delivered, the connection is not kept.
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{On: on(smtppeer.StageDot, smtppeer.Action{Raw: "250 a\r\n250 b\r\n"})})
+	tr := l.transport(nil)
+	for range 2 {
+		_, err := l.deliver(tr, anyway)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 2, p.Connections())
+}
+
+// Nothing leaves below the floor, whatever the far end is and does.
+func TestNothingLeavesBelowTheFloor(t *testing.T) {
+	good, other, old := ca.Config("mx1.test"), ca.Config("other.test"), smtppeer.TLS10(ca.Cert("mx1.test"))
+	self, expired := smtppeer.ServerConfig(smtppeer.SelfSigned("mx1.test")), smtppeer.ServerConfig(ca.Expired("mx1.test"))
+	truth := map[*tls.Config]securemail.Channel{good: named, other: encrypted, self: encrypted, expired: encrypted, old: anyway, nil: anyway}
+	stages := []smtppeer.Stage{
+		smtppeer.StageGreeting, smtppeer.StageEHLO, smtppeer.StageStartTLS, smtppeer.StageHandshake, smtppeer.StageMail, smtppeer.StageRcpt,
+		smtppeer.StageData, smtppeer.StageBody, smtppeer.StageDot,
+	}
+	actions := []smtppeer.Action{
+		{}, {Code: 421, Text: "x", Close: true}, {Code: 454, Text: "x"}, {Code: 500, Text: "x"}, {Code: 550, Text: "x"}, {Code: 250, Text: "x"},
+		{Code: 220, Text: "x"}, {Raw: "250-x\r\n250 x\r\n"}, {Raw: "nonsense\r\n"}, {Close: true},
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		l := newLab(t)
+		defer func() {
+			for _, p := range l.hosts {
+				p.Close()
+			}
+			l.dns.Close()
+		}()
+		cfg := rapid.SampledFrom([]*tls.Config{good, other, self, expired, old, nil}).Draw(rt, "tls")
+		o := smtppeer.Options{
+			TLS: cfg, StripTLS: rapid.Bool().Draw(rt, "strip"), LowerCase: rapid.Bool().Draw(rt, "lower"),
+			Extensions: rapid.SampledFrom([][]string{nil, {}, {"REQUIRETLS"}, {"STARTTLS"}}).Draw(rt, "ext"),
+			On:         on(rapid.SampledFrom(stages).Draw(rt, "stage"), rapid.SampledFrom(actions).Draw(rt, "action")),
+		}
+		if rapid.IntRange(0, 9).Draw(rt, "inject") == 0 {
+			o.InjectAfterStartTLS = "250 x\r\n"
+		}
+		p := l.mx(o)
+		tr := l.transport(func(o *smtp.Options) {
+			o.Timeouts = smtp.Timeouts{
+				Greeting: time.Second, EHLO: time.Second, Handshake: time.Second, Mail: time.Second, Rcpt: time.Second, DataInit: time.Second, Dot: time.Second,
+			}
+		})
+		defer tr.Close()
+		for range 2 {
+			floor := rapid.SampledFrom([]securemail.Channel{verified, named, encrypted, anyway}).Draw(rt, "floor")
+			p.Reset()
+			r, err := l.deliver(tr, floor)
+			if err == nil {
+				require.True(rt, r.Meets(floor))
+				require.Len(rt, p.Messages(), 1)
+				require.True(rt, floor >= truth[cfg] || floor == anyway)
+				require.Equal(rt, p.Messages()[0].TLS != nil, r.TLS != nil)
+			}
+			for _, m := range p.Attempts() {
+				require.True(rt, floor == anyway || m.TLS != nil && floor >= truth[cfg])
+			}
+			for _, c := range p.Commands() {
+				if strings.Contains(c.Line, canary) {
+					require.True(rt, floor == anyway || c.TLS && floor >= truth[cfg], c.Line)
+				}
+			}
+		}
+	})
 }
 
 // One stored message, many deliveries at once, each whole.

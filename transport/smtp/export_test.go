@@ -40,7 +40,7 @@ func ParseEHLO(text string) (Extensions, error) {
 // Stuff runs the dot-stuffer over blocks of n octets.
 func Stuff(text []byte, n int) []byte {
 	var out bytes.Buffer
-	c := &conn{bw: bufio.NewWriter(&out)}
+	c := &conn{gear: &gear{bw: bufio.NewWriter(&out)}}
 	w := stuffer{lineStart: true}
 	for len(text) > 0 {
 		k := min(n, len(text))

@@ -46,12 +46,16 @@ func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *fa
 		f.Enhanced = "4.4.1"
 		return nil, f
 	}
-	c := newConn(nc, g)
-	c.notes = d.why
+	c := &conn{net: nc, host: g.host, addr: g.addr, notes: d.why}
 	stop := c.attend(ctx)
 	f := t.hello(ctx, c, d)
-	if !stop() && f == nil {
+	alive := stop()
+	switch {
+	case f != nil:
+	case !alive:
 		f = ioFailure(ctx, stageEHLO, errGone)
+	case c.broken:
+		f = hostFail(stageEHLO, &ReplyError{Rule: "unasked"})
 	}
 	if f != nil {
 		// A session that did not end in a plain refusal gets no QUIT.

@@ -235,8 +235,7 @@ func (t *Transport) dot(ctx context.Context, c *conn) (string, *failure) {
 	}
 	switch r.class() {
 	case 2:
-		// Octets behind the answer mean that the session is out of step.
-		c.broken = c.br.Buffered() > 0
+		c.broken = false
 		return r.queueID(), nil
 	case 4, 5:
 		c.broken = r.code == 421
