@@ -336,8 +336,18 @@ func store(t testing.TB, db *sql.DB, r securemail.KeyRing, o *keys.Options) *key
 	return s
 }
 
-func TestSQL(t *testing.T) {
-	db, r := database(t), newRing()
+// everywhere runs f on each kind of database.
+func everywhere(t *testing.T, f func(t *testing.T, db *sql.DB)) {
+	t.Run("sqlite", func(t *testing.T) { f(t, database(t)) })
+	for name, open := range servers() {
+		t.Run(name, func(t *testing.T) { f(t, open(t)) })
+	}
+}
+
+func TestSQL(t *testing.T) { everywhere(t, testSQL) }
+
+func testSQL(t *testing.T, db *sql.DB) {
+	r := newRing()
 	now := time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC)
 	s := store(t, db, r, &keys.Options{Now: func() time.Time { now = now.Add(time.Second); return now }})
 	ctx := admin(t, "clinic")
@@ -533,8 +543,10 @@ func TestSQLPinWithADeadRing(t *testing.T) {
 	require.ErrorIs(t, s.Pin(admin(t, "clinic"), pinned(t, "clinic", "anna@example.org", "aa")), r.dead)
 }
 
-func TestSQLIsConcurrent(t *testing.T) {
-	s := store(t, database(t), newRing(), nil)
+func TestSQLIsConcurrent(t *testing.T) { everywhere(t, testConcurrent) }
+
+func testConcurrent(t *testing.T, db *sql.DB) {
+	s := store(t, db, newRing(), nil)
 	ctx := admin(t, "clinic")
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -568,9 +580,11 @@ func (o *outbox) Add(_ context.Context, tx *sql.Tx, es ...securemail.Event) erro
 func (*outbox) Next(context.Context, string, int) ([]securemail.Event, error) { return nil, nil }
 func (*outbox) Ack(context.Context, string, string) error                     { return nil }
 
-func TestSQLTellsTheOutbox(t *testing.T) {
+func TestSQLTellsTheOutbox(t *testing.T) { everywhere(t, testOutbox) }
+
+func testOutbox(t *testing.T, db *sql.DB) {
 	o := &outbox{}
-	s := store(t, database(t), newRing(), &keys.Options{Outbox: o})
+	s := store(t, db, newRing(), &keys.Options{Outbox: o})
 	ctx := admin(t, "clinic")
 	p := pinned(t, "clinic", "anna@example.org", "aa")
 	require.NoError(t, s.Pin(ctx, p))

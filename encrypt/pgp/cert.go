@@ -18,11 +18,13 @@ import (
 	"github.com/postseal/postseal/securemail"
 )
 
-// Limits of a certificate or private key: octets, and bits of an RSA modulus (more only costs time).
+// Limits of a certificate or private key: octets, signatures that have to be verified, and bits of an RSA modulus. More
+// only costs time.
 const (
-	maxCert    = 1 << 20
-	minRSABits = 2048
-	maxRSABits = 16384
+	maxCert       = 1 << 20
+	maxSignatures = 1000
+	minRSABits    = 2048
+	maxRSABits    = 16384
 )
 
 // Why says what is wrong with a certificate.
@@ -30,7 +32,7 @@ type Why string
 
 // The reasons of a [*KeyError].
 const (
-	WhyMalformed    Why = "malformed"       // no OpenPGP certificate, or over 1 MiB
+	WhyMalformed    Why = "malformed"       // no OpenPGP certificate, over 1 MiB, or over 1,000 signatures by its own key
 	WhyPrivate      Why = "private"         // a private key where a certificate was expected
 	WhySeveral      Why = "several"         // more than one certificate
 	WhyMismatch     Why = "mismatch"        // not the certificate that Key.Fingerprint names
@@ -141,11 +143,26 @@ func readEntity(raw []byte) (*openpgp.Entity, error) {
 	if _, err := packets.Next(); err != io.EOF {
 		return nil, &KeyError{Why: WhySeveral, Fingerprint: fingerprint(e.PrimaryKey)}
 	}
+	if signatures(e) > maxSignatures {
+		return nil, &KeyError{WhyMalformed, fingerprint(e.PrimaryKey)}
+	}
 	if !fit(e.PrimaryKey) {
 		return nil, &KeyError{WhyWeak, fingerprint(e.PrimaryKey)}
 	}
 	e.Subkeys = fitSubkeys(e.Subkeys)
 	return e, nil
+}
+
+// signatures counts those that go-crypto verifies; what others certified is not among them.
+func signatures(e *openpgp.Entity) int {
+	n := len(e.DirectSignatures) + len(e.Revocations)
+	for _, id := range e.Identities {
+		n += len(id.SelfCertifications) + len(id.Revocations)
+	}
+	for _, s := range e.Subkeys {
+		n += len(s.Bindings) + len(s.Revocations)
+	}
+	return n
 }
 
 func readCert(raw []byte) (*openpgp.Entity, error) {

@@ -353,6 +353,28 @@ func TestRefusedKeys(t *testing.T) {
 	require.ErrorIs(t, err, securemail.ErrNoKey)
 }
 
+// TestACertificateThatOnlyCostsTime: thousands of self-signatures, or a modulus of 64 kbit, are refused before anything is
+// computed with them.
+func TestACertificateThatOnlyCostsTime(t *testing.T) {
+	cfg := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}
+	e, _, _ := entity(t, cfg)
+	for _, id := range e.Identities {
+		for range 1000 {
+			id.SelfCertifications = append(id.SelfCertifications, id.SelfCertifications[0])
+		}
+	}
+	huge := append([]byte{0x99, 0x20, 0x0e, 4, 0, 0, 0, 1, 1, 0xff, 0xff}, bytes.Repeat([]byte{0xff}, 8192)...)
+	huge = append(huge, 0, 17, 1, 0, 1)
+	huge[1], huge[2] = byte((len(huge)-3)>>8), byte(len(huge)-3)
+	huge = append(huge, 0xb4, 1, 'x') // a user id, so that there is one
+	for name, b := range map[string][]byte{"signatures": public(t, e).Public[0], "modulus": huge} {
+		start := time.Now()
+		_, err := pgp.ParseKey(b)
+		require.ErrorIs(t, err, securemail.ErrNoKey, name)
+		require.Less(t, time.Since(start), time.Second, name)
+	}
+}
+
 func TestAnExpiredKeyIsGoodBefore(t *testing.T) {
 	now := time.Now()
 	_, _, key := entity(t, &packet.Config{
@@ -462,6 +484,7 @@ func TestSigners(t *testing.T) {
 		{"function: none", &pgp.Options{SigningKey: fn(securemail.Secret{}, pgp.ErrNoSigner)}, "", securemail.ErrHold},
 		{"function: none, optional", &pgp.Options{SigningKey: fn(securemail.Secret{}, pgp.ErrNoSigner), Signing: pgp.SigningOptional}, "none", nil},
 		{"function: error", &pgp.Options{SigningKey: fn(securemail.Secret{}, failed)}, "", failed},
+		{"function: the wrong error", &pgp.Options{SigningKey: fn(securemail.Secret{}, securemail.ErrNoKey)}, "", securemail.ErrHold},
 		{"function: garbage", &pgp.Options{SigningKey: fn(securemail.NewSecret("zebra-canary"), nil)}, "", securemail.ErrHold},
 		{"function: certificate", &pgp.Options{SigningKey: fn(securemail.NewSecret(string(fixture(t, "rsa.asc"))), nil)}, "", securemail.ErrHold},
 		{"function: locked", &pgp.Options{SigningKey: fn(securemail.NewSecret(string(fixture(t, "locked.key"))), nil)}, "", securemail.ErrHold},

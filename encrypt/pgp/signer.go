@@ -74,6 +74,9 @@ func (e *Encryptor) signer(ctx context.Context, p *securemail.Parcel, cfg *packe
 		}
 		return nil, fmt.Errorf("%w: %w", err, securemail.ErrHold)
 	}
+	if errors.Is(err, securemail.ErrNoKey) {
+		return nil, holdSigner(err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("pgp: signing key: %w", err)
 	}
