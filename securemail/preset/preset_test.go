@@ -349,3 +349,15 @@ func TestReadMail(t *testing.T) {
 	require.NotContains(t, string(ms[0].Data), "c4n4ry")
 	require.Contains(t, string(ms[0].Data), "/m/")
 }
+
+// dialTo leads each address to a loopback port.
+func dialTo(addrs map[string]string) func(context.Context, string, string) (net.Conn, error) {
+	var d net.Dialer
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		to, ok := addrs[addr]
+		if !ok {
+			return nil, errNoHost
+		}
+		return d.DialContext(ctx, network, to)
+	}
+}
