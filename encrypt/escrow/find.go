@@ -127,11 +127,14 @@ func (d *Deposit) readBy(a securemail.Actor) bool {
 }
 
 // Opened records that the recipient, the Actor in ctx, has read the message. The first call makes the event "read",
-// with Status.Read, in the same commit; a repeat does nothing.
+// with Status.Read, in the same commit; a repeat does nothing and costs nothing.
 func (d *Deposit) Opened(ctx context.Context) error {
 	a, ok := securemail.ActorOf(ctx)
 	if !ok || !d.live || !d.readBy(a) {
 		return fmt.Errorf("escrow: record read: %w", securemail.ErrDenied)
+	}
+	if !d.row.opened.IsZero() {
+		return nil
 	}
 	ev := d.e.event(d.row, d.rec, "read", a)
 	ev.Read = ev.Time
@@ -149,5 +152,6 @@ func (d *Deposit) Opened(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("escrow: record read: %w", err)
 	}
+	d.row.opened = ev.Time
 	return nil
 }

@@ -297,6 +297,7 @@ var hostile = []string{
 	`<img src="data:image/svg+xml,<svg onload=alert(1)>">`,
 	`<img src="data:image/png;base64,AAAA">`,
 	`<img src=" cid:&#13;&#10;javascript:alert(1)">`,
+	`<img src="cid://[::1]:x/y"><img src="cid:a?b#%zz"><img src="cid:%zz"><img src="cid:"><img src="CID:a b">`,
 	`<a href="javascript:alert(1)">x</a>`,
 	`<a href="  jAvAsCrIpT&#58;alert(1)">x</a>`,
 	`<a href="java&#x0a;script:alert(1)">x</a>`,

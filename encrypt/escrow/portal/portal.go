@@ -24,7 +24,8 @@
 //	GET  /m/{locator}/file/{n}    attachment n, as a download
 //
 // A form that was right, or that only asks for something, answers 303 to the page; one that was wrong answers 403, one too
-// many 429, each with the page. GET, HEAD: nothing is changed, but the time of a signed-in session's last use.
+// many 429, each with the page. GET and HEAD change nothing; a signed-in session's puts off its idle limit, and makes up
+// for a receipt that sign-in could not record.
 //
 // # Security properties
 //

@@ -61,6 +61,7 @@ type rig struct {
 	mails  []*securemail.Draft
 	actors []securemail.Actor
 	fail   error
+	away   error
 	events []securemail.Event
 	route  securemail.Route
 	logged sync.Mutex
@@ -151,6 +152,9 @@ func (r *rig) Send(ctx context.Context, d *securemail.Draft) (*securemail.Submis
 func (r *rig) Add(_ context.Context, _ *sql.Tx, es ...securemail.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.away != nil {
+		return r.away
+	}
 	r.events = append(r.events, es...)
 	return nil
 }
@@ -364,6 +368,19 @@ func TestReadWithMailedCode(t *testing.T) {
 		require.Equal(t, http.StatusNotFound, b.get(link+"/file/"+n).code, n)
 	}
 	require.Equal(t, []string{"deposited", "read"}, r.kinds()) // reading again is no second receipt
+}
+
+// A receipt that could not be recorded at sign-in is made up for when the message is shown.
+func TestReceiptIsNotLost(t *testing.T) {
+	r := newRig(t)
+	link, b := r.put("p1", deposit{factors: []securemail.Factor{withCode}}), r.browser()
+	r.away = errors.New("outbox away")
+	require.Equal(t, http.StatusInternalServerError, b.post(link, "access_code", accessCode).code)
+	require.Equal(t, http.StatusInternalServerError, b.get(link).code)
+	r.away = nil
+	require.True(t, b.reads(link))
+	require.True(t, b.reads(link))
+	require.Equal(t, []string{"deposited", "read"}, r.kinds())
 }
 
 func TestHEADIsLikeGET(t *testing.T) {

@@ -17,7 +17,8 @@ var inlineKinds = map[string]bool{
 }
 
 var (
-	cidURL    = regexp.MustCompile(`(?i)^\s*cid:`)
+	// cidURL is RFC 2392 without "/", "?" and "#", which would make it another kind of URL.
+	cidURL    = regexp.MustCompile(`(?i)^\s*cid:[!"$-.0->@-~]{1,250}\s*$`)
 	anything  = regexp.MustCompile(`(?s)^.*$`)
 	measure   = regexp.MustCompile(`^[0-9]{1,5}(\.[0-9]{1,3})?(%|px|pt|em)?$`)
 	colour    = regexp.MustCompile(`(?i)^(#[0-9a-f]{3,8}|[a-z]{3,24})$`)

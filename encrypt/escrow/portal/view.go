@@ -67,8 +67,12 @@ func (v *visit) message(s *session) error {
 	if err := v.touch(s); err != nil {
 		return err
 	}
-	view, err := v.read(v.reader(d, "session"), d)
+	ctx := v.reader(d, "session")
+	view, err := v.read(ctx, d)
 	if err != nil {
+		return err
+	}
+	if err := d.Opened(ctx); err != nil { // recorded at sign-in already, unless that was cut short
 		return err
 	}
 	return v.write(http.StatusOK, "message", &pageData{Path: v.p.prefix + string(v.loc), View: view})
