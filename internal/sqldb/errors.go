@@ -12,6 +12,7 @@ var ErrUncertain = errors.New("sqldb: the outcome of a commit is not known")
 
 // SQLite's primary result codes: https://www.sqlite.org/rescode.html
 const (
+	sqliteError    = 1
 	sqliteBusy     = 5
 	sqliteLocked   = 6
 	sqliteReadOnly = 8

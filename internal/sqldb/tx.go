@@ -121,9 +121,10 @@ func (d *DB) impatient(ctx context.Context, t *open) error {
 func writeLock(ctx context.Context, tx *sql.Tx) error {
 	const noRow = "DELETE FROM postseal_schema WHERE 1=0"
 	_, err := tx.ExecContext(ctx, noRow)
-	if err == nil || IsBusy(err) || ctx.Err() != nil {
+	if sqliteCode(err) != sqliteError {
 		return err
 	}
+	// No such table: nothing was migrated yet.
 	if _, err := tx.ExecContext(ctx, versionTable); err != nil {
 		return err
 	}
