@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 )
 
 // Reply is what ReadReply read.
@@ -60,3 +61,27 @@ func (t *Transport) Idle() int {
 
 // System makes the resolver that New takes where none is given.
 func System(r *net.Resolver) Resolver { return system{r} }
+
+// Shelf is the small cache, of strings.
+type Shelf = shelf[string]
+
+// NewShelf makes one.
+func NewShelf(limit int, now func() time.Time) *Shelf { return newShelf[string](limit, now) }
+
+// Put, Get and Len are the cache's.
+func (s *shelf[V]) Put(key string, v V, keep time.Duration) { s.put(key, v, keep) }
+
+// Get is the cache's.
+func (s *shelf[V]) Get(key string) (V, bool) { return s.get(key) }
+
+// Len is how many entries there are.
+func (s *shelf[V]) Len() int { return len(s.m) }
+
+// HandshakeRule names a handshake's failure.
+func HandshakeRule(err error) (string, bool) { return handshakeRule(err) }
+
+// PKIXRule names a verification's failure.
+func PKIXRule(err error) string { return pkixRule(err) }
+
+// Literal is what EHLO says where there is no name.
+func Literal(a net.Addr) string { return literal(a) }

@@ -46,37 +46,58 @@ func newPool(limit, perHost int, ttl time.Duration) *pool {
 
 // take returns an idle connection for k, or nil.
 func (p *pool) take(k key) *conn {
-	now := time.Now()
 	p.mu.Lock()
-	old := p.expire(now)
-	var c *conn
-	if cs := p.idle[k]; len(cs) > 0 {
-		c = cs[len(cs)-1]
-		p.set(k, cs[:len(cs)-1])
-		p.count--
+	defer p.mu.Unlock()
+	cs := p.idle[k]
+	if len(cs) == 0 {
+		return nil
 	}
-	p.mu.Unlock()
-	bye(old)
+	c := cs[len(cs)-1]
+	if time.Since(c.idle) >= p.ttl {
+		return nil // the timer is about to close it
+	}
+	p.set(k, cs[:len(cs)-1])
+	p.count--
 	return c
 }
 
-// put keeps c; it is false, and c the caller's to close, if there is no room.
+// put keeps c; it is false, and c the caller's to close, if there is no room. Where the pool is full the one that was idle
+// longest goes.
 func (p *pool) put(c *conn) bool {
-	now := time.Now()
 	p.mu.Lock()
-	old := p.expire(now)
-	ok := !p.closed && p.count < p.max && len(p.idle[c.key]) < p.perHost
-	if ok {
-		c.idle = now
-		p.idle[c.key] = append(p.idle[c.key], c)
-		p.count++
-		if p.timer == nil {
-			p.timer = time.AfterFunc(p.ttl, p.tick)
-		}
+	if p.closed || p.max <= 0 || len(p.idle[c.key]) >= p.perHost {
+		p.mu.Unlock()
+		return false
+	}
+	var old *conn
+	if p.count >= p.max {
+		old = p.oldest()
+	}
+	c.idle = time.Now()
+	p.idle[c.key] = append(p.idle[c.key], c)
+	p.count++
+	if p.timer == nil {
+		p.timer = time.AfterFunc(p.ttl, p.tick)
 	}
 	p.mu.Unlock()
-	bye(old)
-	return ok
+	if old != nil {
+		old.quit()
+	}
+	return true
+}
+
+// oldest takes out the connection that was idle longest. The caller holds mu.
+func (p *pool) oldest() *conn {
+	var k key
+	var old *conn
+	for at, cs := range p.idle {
+		if old == nil || cs[0].idle.Before(old.idle) {
+			k, old = at, cs[0]
+		}
+	}
+	p.set(k, append([]*conn(nil), p.idle[k][1:]...))
+	p.count--
+	return old
 }
 
 // tick closes what is over, and comes again while anything is idle.

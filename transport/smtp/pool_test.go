@@ -225,6 +225,26 @@ func TestClose(t *testing.T) {
 	require.Zero(t, tr.Idle())
 }
 
+// A full pool lets the one go that was idle longest.
+func TestFullPool(t *testing.T) {
+	l := newLab(t)
+	hosts := map[string]*smtppeer.Peer{}
+	for _, d := range []string{"a.test", "b.test", "c.test"} {
+		hosts[d] = l.host(d, smtppeer.Options{})
+	}
+	tr := l.transport(func(o *smtp.Options) { o.MaxIdle = 2 })
+	for _, d := range []string{"a.test", "b.test", "c.test", "c.test", "b.test", "a.test"} {
+		s := shipment(t, anyway, hello)
+		s.Recipient.Address = address(t, "x@"+d)
+		_, err := l.ship(tr, s)
+		require.NoError(t, err)
+		require.LessOrEqual(t, tr.Idle(), 2)
+	}
+	require.Equal(t, 2, hosts["a.test"].Connections())
+	require.Equal(t, 1, hosts["b.test"].Connections())
+	require.Equal(t, 1, hosts["c.test"].Connections())
+}
+
 func TestManyAtOnce(t *testing.T) {
 	l := newLab(t)
 	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test")})
