@@ -43,12 +43,15 @@ func child(dir string) {
 	}
 }
 
+// killing is how long TestKill goes on.
+const killing = 3 * time.Second
+
 // TestKill kills a process that writes the log, again and again, and checks after each kill that every event it was told
 // is durable is in the log, and that every checkpoint it ever signed is still part of it.
 func TestKill(t *testing.T) {
 	dir := logDir(t)
 	var durable, checkpoints []string
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(killing)
 	rounds := 0
 	for ; rounds < 60 && time.Now().Before(deadline); rounds++ {
 		cmd := exec.Command(os.Args[0])

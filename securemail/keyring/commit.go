@@ -161,6 +161,9 @@ func (f *File) catchUp() error {
 		return err
 	}
 	old := f.st
+	if f.o.Remember == 0 && !st.continues(old) {
+		return errors.Join(fmt.Errorf("keyring: ledger: older than this process knows it: %w", ErrCorrupt), st.forget())
+	}
 	f.st = st
 	return old.forget()
 }

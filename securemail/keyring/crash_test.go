@@ -52,12 +52,15 @@ func child(path string) {
 	}
 }
 
+// killing is how long TestKill goes on.
+const killing = 3 * time.Second
+
 // TestKill kills a process that uses the ring, again and again, and checks after each kill that nothing it was told is
 // durable was lost, that nothing destroyed came back, and that the ring opens.
 func TestKill(t *testing.T) {
 	path := ringPath(t)
 	wrapped, destroyed, destroying := map[string]string{}, map[string]bool{}, map[string]bool{}
-	deadline := time.Now().Add(4 * time.Second)
+	deadline := time.Now().Add(killing)
 	rounds := 0
 	for ; rounds < 60 && time.Now().Before(deadline); rounds++ {
 		cmd := exec.Command(os.Args[0])

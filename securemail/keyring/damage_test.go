@@ -150,6 +150,31 @@ func TestCutBackWhileOpen(t *testing.T) {
 	require.ErrorIs(t, err, keyring.ErrCorrupt)
 }
 
+// TestRolledBackWhileOpen puts whole older sets of files in place of the present ones.
+func TestRolledBackWhileOpen(t *testing.T) {
+	path := ringPath(t)
+	f := open(t, path, nil)
+	w, err := f.Wrap(t.Context(), []byte("k"), "a")
+	require.NoError(t, err)
+	early := save(t, path)
+	_, err = f.Wrap(t.Context(), []byte("k"), "b")
+	require.NoError(t, err)
+	middle := save(t, path)
+	_, err = f.Destroy(t.Context(), "a")
+	require.NoError(t, err)
+	present := save(t, path)
+	for _, old := range []map[string][]byte{early, middle} {
+		restore(t, path, old)
+		_, err = f.Unwrap(t.Context(), w)
+		require.ErrorIs(t, err, keyring.ErrCorrupt, "what was destroyed does not come back")
+		_, err = f.Wrap(t.Context(), []byte("k"), "c")
+		require.ErrorIs(t, err, keyring.ErrCorrupt)
+	}
+	restore(t, path, present)
+	_, err = f.Unwrap(t.Context(), w)
+	require.ErrorIs(t, err, keyring.ErrDestroyed)
+}
+
 func TestDamagedAppendOfAnotherProcess(t *testing.T) {
 	path := ringPath(t)
 	f := open(t, path, nil)

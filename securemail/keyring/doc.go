@@ -37,8 +37,9 @@
 //
 // Every changed, cut, reordered, or exchanged octet of the files is [ErrCorrupt]; only a tail that a crash can have torn,
 // and that no caller was told to be durable, is dropped. A ledger older than its epoch key is [ErrCorrupt]. One that was
-// cut back to an earlier length under the same epoch is found while the ring is open; later it shows as [ErrUnknown] for
-// each key that needs a lost scope. A whole older set of files can't be told from a current one: keep the audit log.
+// cut back or replaced by an older one under the same epoch, or with its epoch file, is [ErrCorrupt] to a process that has
+// the ring open (unless Options.Remember is set); to one that opens it later it shows as [ErrUnknown] for each key that
+// needs a lost scope. A whole older set of files can't be told from a current one then: keep the audit log.
 //
 // Wrapped keys don't show their scopes, nor whether two of them share one.
 //

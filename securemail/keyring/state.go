@@ -248,6 +248,21 @@ func (s *state) snapshot(change *record, forgetBefore int64) *record {
 	return r
 }
 
+// continues says whether s knows all scopes that old knew, and has brought none back.
+func (s *state) continues(old *state) bool {
+	for id := range old.gone {
+		if _, ok := s.gone[id]; !ok {
+			return false
+		}
+	}
+	for id := range old.live {
+		if _, gone := s.gone[id]; !gone && s.live[id] == nil {
+			return false
+		}
+	}
+	return bytes.Equal(s.names, old.names)
+}
+
 // moveTo brings s up to change and to the new ledger that next stands for.
 func (s *state) moveTo(next *state, change *record, forgetBefore int64) error {
 	if err := s.apply(change); err != nil {
