@@ -141,7 +141,8 @@ func (t *Transport) admit(j *job, c *conn) (securemail.Wire, *failure) {
 		t.judge(c)
 	}
 	w, _ := t.hop(c.host)
-	w.TLS, w.Proof, w.Reasons = c.wire.TLS, c.wire.Proof, c.wire.Reasons
+	// Clipped, since receipts of several messages share the reasons.
+	w.TLS, w.Proof, w.Reasons = c.wire.TLS, c.wire.Proof, slices.Clip(c.wire.Reasons)
 	asked := admission{true, j.floor, w.Hop, w.Operator}
 	switch {
 	case j.floor == securemail.ChannelAny || c.admitted == asked:
