@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
+
+	"github.com/postseal/postseal/securemail"
 )
 
 func BenchmarkEmit(b *testing.B) {
@@ -34,6 +36,24 @@ func BenchmarkEmit(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 		})
 	}
+}
+
+// BenchmarkEmitAll is one producer, 64 events to a call.
+func BenchmarkEmitAll(b *testing.B) {
+	l := open(b, logDir(b), nil)
+	es := make([]securemail.Event, 64)
+	n := 0
+	for b.Loop() {
+		for i := range es {
+			es[i] = full(b)
+			es[i].ID = fmt.Sprint(n)
+			n++
+		}
+		if err := l.EmitAll(b.Context(), es...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "entries/s")
 }
 
 func BenchmarkProve(b *testing.B) {

@@ -90,7 +90,7 @@ func (l *Log) checkIndex() error {
 	if err != nil {
 		return corrupt("index", err)
 	}
-	if parseIndex(l.keys.pseudonym, b, l.published.N) == nil {
+	if parseIndex(l.keys.mac, b, l.published.N) == nil {
 		return fmt.Errorf("audit: index: %w", ErrCorrupt)
 	}
 	return nil

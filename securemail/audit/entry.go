@@ -9,8 +9,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -162,33 +165,42 @@ const (
 
 var errNoEventID = errors.New("audit: event without id")
 
-// mac is an HMAC-SHA256 under the log's pseudonym key; parts are kept apart by their lengths.
-func mac(key []byte, label string, parts ...[]byte) []byte {
-	m := hmac.New(sha256.New, key)
-	m.Write([]byte(label))
+// macs makes HMAC-SHA256 under one key. It is safe for concurrent use.
+type macs struct{ pool sync.Pool }
+
+func newMACs(key []byte) *macs {
+	return &macs{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// sum is the HMAC of label and parts, which their lengths keep apart.
+func (m *macs) sum(label string, parts ...[]byte) []byte {
+	h, _ := m.pool.Get().(hash.Hash)
+	defer m.pool.Put(h)
+	h.Reset()
+	_, _ = io.WriteString(h, label) // a hash never fails
 	for _, p := range parts {
 		n := len(p)
-		m.Write([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
-		m.Write(p)
+		h.Write([]byte{0, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+		h.Write(p)
 	}
-	return m.Sum(nil)
+	return h.Sum(nil)
 }
 
 // pseudonym is 128 bits of HMAC in hex; "" for "".
-func pseudonym(key []byte, kind, tenant, value string) string {
+func pseudonym(key *macs, kind, tenant, value string) string {
 	if value == "" {
 		return ""
 	}
-	return hex.EncodeToString(mac(key, "postseal/audit@v1 pseudonym", []byte(kind), []byte(tenant), []byte(value))[:16])
+	return hex.EncodeToString(key.sum("postseal/audit@v1 pseudonym", []byte(kind), []byte(tenant), []byte(value))[:16])
 }
 
-func factsHash(key []byte, f *securemail.Facts) (string, error) {
+func factsHash(key *macs, f *securemail.Facts) (string, error) {
 	b, err := canon.Marshal(f)
 	if err != nil {
 		return "", fmt.Errorf("audit: facts: %w", err)
 	}
 	defer clear(b)
-	return hex.EncodeToString(mac(key, "postseal/audit@v1 facts", b)), nil
+	return hex.EncodeToString(key.sum("postseal/audit@v1 facts", b)), nil
 }
 
 func eventID(id string) string {
@@ -200,7 +212,7 @@ func eventID(id string) string {
 }
 
 // formatEntry makes the octets of e's entry. Where they would be too long it cuts texts and lists ever shorter.
-func formatEntry(key []byte, e *securemail.Event) ([]byte, error) {
+func formatEntry(key *macs, e *securemail.Event) ([]byte, error) {
 	if e.ID == "" {
 		return nil, errNoEventID
 	}
@@ -234,7 +246,7 @@ func marshalEntry(e *Entry) ([]byte, error) {
 
 // wording turns an event into an entry, within a limit for each text (in octets) and each list (in elements).
 type wording struct {
-	key    []byte
+	key    *macs
 	tenant string
 	limit  int
 	cut    bool

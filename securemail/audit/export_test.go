@@ -9,7 +9,7 @@ var (
 	ParseBundle = parseBundle
 	ParseProof  = func(b []byte) error { _, err := parseProof(b); return err }
 	ParseKeys   = func(b []byte) error { _, err := parseKeys(b); return err }
-	ParseIndex  = func(key, b []byte, size int64) bool { return parseIndex(key, b, size) != nil }
+	ParseIndex  = func(key, b []byte, size int64) bool { return parseIndex(newMACs(key), b, size) != nil }
 	TilePath    = func(level int, n int64, width int) string { return tileID{level, n}.path(width) }
 )
 
@@ -44,5 +44,5 @@ func Index(hashes []uint64, key []byte) (found, reread func(hash uint64) []uint3
 			x.merge()
 		}
 	}
-	return x.find, parseIndex(key, y.format(key), int64(len(hashes))).find
+	return x.find, parseIndex(newMACs(key), y.format(newMACs(key)), int64(len(hashes))).find
 }

@@ -26,8 +26,8 @@ const (
 	indexHeader = len(indexMagic) + 8
 )
 
-func idHash(key []byte, event string) uint64 {
-	return binary.BigEndian.Uint64(mac(key, "postseal/audit@v1 event", []byte(event)))
+func idHash(key *macs, event string) uint64 {
+	return binary.BigEndian.Uint64(key.sum("postseal/audit@v1 event", []byte(event)))
 }
 
 func (x *index) add(hash uint64, number int64) {
@@ -85,7 +85,7 @@ func (x *index) merge() {
 }
 
 // format gives the index as it is stored: the number of entries, the rows, a MAC.
-func (x *index) format(key []byte) []byte {
+func (x *index) format(key *macs) []byte {
 	x.merge()
 	b := make([]byte, 0, indexHeader+len(x.hashes)*indexRow+sha256.Size)
 	b = append(b, indexMagic...)
@@ -93,17 +93,17 @@ func (x *index) format(key []byte) []byte {
 	for i, h := range x.hashes {
 		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(b, h), x.numbers[i])
 	}
-	return append(b, mac(key, indexMagic, b)...)
+	return append(b, key.sum(indexMagic, b)...)
 }
 
 // parseIndex reads what format gave, for at most size entries; nil where it is anything else: the index is made anew then.
-func parseIndex(key, b []byte, size int64) *index {
+func parseIndex(key *macs, b []byte, size int64) *index {
 	if len(b) < indexHeader+sha256.Size || !bytes.HasPrefix(b, []byte(indexMagic)) {
 		return nil
 	}
 	body, sum := b[:len(b)-sha256.Size], b[len(b)-sha256.Size:]
 	n := binary.BigEndian.Uint64(b[len(indexMagic):])
-	if !hmac.Equal(mac(key, indexMagic, body), sum) || n > uint64(size) || uint64(len(body)-indexHeader) != n*indexRow {
+	if !hmac.Equal(key.sum(indexMagic, body), sum) || n > uint64(size) || uint64(len(body)-indexHeader) != n*indexRow {
 		return nil
 	}
 	x := &index{hashes: make([]uint64, n), numbers: make([]uint32, n)}

@@ -21,7 +21,7 @@ import (
 // Once a checkpoint covers all of it, a new one takes its place.
 type journal struct {
 	file  *os.File
-	key   []byte
+	key   *macs
 	start int64 // number of the first entry
 	next  int64 // number of the next one
 	size  int64 // octets
@@ -40,7 +40,7 @@ func journalPath(dir string, start int64) string {
 	return filepath.Join(dir, journalPrefix+strconv.FormatInt(start, 10))
 }
 
-func createJournal(dir string, key []byte, start int64) (*journal, error) {
+func createJournal(dir string, key *macs, start int64) (*journal, error) {
 	f, err := os.OpenFile(journalPath(dir, start), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err == nil {
 		err = errors.Join(f.Sync(), durable.SyncDir(dir))
@@ -55,7 +55,7 @@ func (j *journal) mac(number int64, entry []byte) []byte {
 	var n [16]byte
 	binary.BigEndian.PutUint64(n[:8], uint64(j.start))
 	binary.BigEndian.PutUint64(n[8:], uint64(number))
-	return mac(j.key, journalLabel, n[:], entry)[:journalMAC]
+	return j.key.sum(journalLabel, n[:], entry)[:journalMAC]
 }
 
 // append writes items as the next entries and syncs them. On an error none counts.
@@ -125,8 +125,8 @@ func journals(dir string) ([]int64, error) {
 	return out, nil
 }
 
-// recover reads all journals and returns the entries from number size on, and the journal to go on with.
-func recoverJournals(dir string, key []byte, size int64) (entries [][]byte, j *journal, err error) {
+// recoverJournals reads all journals and returns the entries from number size on, and the journal to go on with.
+func recoverJournals(dir string, key *macs, size int64) (entries [][]byte, j *journal, err error) {
 	starts, err := journals(dir)
 	if err != nil {
 		return nil, nil, err

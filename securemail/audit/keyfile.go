@@ -38,6 +38,7 @@ type keys struct {
 	// public is the verifier's key in note form.
 	public    string
 	pseudonym []byte
+	mac       *macs // under the pseudonym key
 }
 
 // openKeys reads the key file, or makes it where it is missing and mayMake says that no log depends on one.
@@ -112,7 +113,7 @@ func parseKeys(b []byte) (*keys, error) {
 	if err != nil || len(p) != seal.KeySize {
 		return nil, errKeyFile
 	}
-	return &keys{signer, public, p}, nil
+	return &keys{signer: signer, public: public, pseudonym: p}, nil
 }
 
 // publicOf gives the verifier's key of a signing key "PRIVATE+KEY+name+hash+base64(1 || seed)".

@@ -144,12 +144,12 @@ func (l *Log) Emit(ctx context.Context, e securemail.Event) error { return l.Emi
 func (l *Log) EmitAll(ctx context.Context, es ...securemail.Event) error {
 	items := make([]*item, len(es))
 	for i := range es {
-		data, err := formatEntry(l.keys.pseudonym, &es[i])
+		data, err := formatEntry(l.keys.mac, &es[i])
 		if err != nil {
 			return err
 		}
 		id := eventID(es[i].ID)
-		items[i] = &item{event: id, hash: idHash(l.keys.pseudonym, id), data: data}
+		items[i] = &item{event: id, hash: idHash(l.keys.mac, id), data: data}
 	}
 	for {
 		l.qmu.Lock()
@@ -303,7 +303,7 @@ func (l *Log) find(event string, hash uint64) (int64, error) {
 // checks it. Other errors: ErrUnknown, ErrCorrupt, the file system's.
 func (l *Log) Prove(ctx context.Context, event string) ([]byte, error) {
 	event = eventID(event)
-	n, err := l.find(event, idHash(l.keys.pseudonym, event))
+	n, err := l.find(event, idHash(l.keys.mac, event))
 	if err != nil {
 		return nil, err
 	}
@@ -383,11 +383,11 @@ func (l *Log) PublicKey() string { return l.keys.public }
 // Pseudonym returns what stands in entries for value: 128 bits in hex, "" for "". Kind is "address" (value is
 // securemail.Address.Reveal), "subject", "ref", "label", "session", "peer" or "remote"; tenant is the event's By.Tenant.
 func (l *Log) Pseudonym(kind, tenant, value string) string {
-	return pseudonym(l.keys.pseudonym, kind, tenant, value)
+	return pseudonym(l.keys.mac, kind, tenant, value)
 }
 
 // FactsHash returns what stands in an entry for f: HMAC-SHA256 in hex over its canonical octets, under the pseudonym key.
-func (l *Log) FactsHash(f *securemail.Facts) (string, error) { return factsHash(l.keys.pseudonym, f) }
+func (l *Log) FactsHash(f *securemail.Facts) (string, error) { return factsHash(l.keys.mac, f) }
 
 // Close publishes a checkpoint, stores the index and frees the folder. Later calls that would
 // write are ErrClosed; a repeat is nil.

@@ -78,13 +78,14 @@ func (l *Log) open(ctx context.Context) error {
 
 func (l *Log) openKeys(mayMake bool) (err error) {
 	if l.o.Signer != nil {
-		l.keys = &keys{l.o.Signer, l.o.VerifierKey, l.o.PseudonymKey}
+		l.keys = &keys{signer: l.o.Signer, public: l.o.VerifierKey}
 	} else if l.keys, err = openKeys(l.o.KeyFile, l.o.Origin, mayMake); err != nil {
 		return err
 	}
 	if l.o.PseudonymKey != nil {
 		l.keys.pseudonym = l.o.PseudonymKey
 	}
+	l.keys.mac = newMACs(l.keys.pseudonym)
 	if l.verifier, err = note.NewVerifier(l.keys.public); err != nil {
 		return fmt.Errorf("audit: Options.VerifierKey: %w", err)
 	}
@@ -212,7 +213,7 @@ func (l *Log) loadIndex(ctx context.Context) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("audit: index: %w", err)
 	}
-	if x := parseIndex(l.keys.pseudonym, b, l.published.N); x != nil {
+	if x := parseIndex(l.keys.mac, b, l.published.N); x != nil {
 		l.index = *x
 		l.indexSaved = int64(x.len())
 	}
@@ -248,13 +249,13 @@ func (l *Log) indexEntry(data []byte, n int64) error {
 	if err != nil {
 		return err
 	}
-	l.index.add(idHash(l.keys.pseudonym, e.Event), n)
+	l.index.add(idHash(l.keys.mac, e.Event), n)
 	return nil
 }
 
 // takeUp brings the entries of the journal into the tree.
 func (l *Log) takeUp() error {
-	entries, j, err := recoverJournals(l.dir, l.keys.pseudonym, l.published.N)
+	entries, j, err := recoverJournals(l.dir, l.keys.mac, l.published.N)
 	if j != nil {
 		l.journal = j
 	}

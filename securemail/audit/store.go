@@ -169,7 +169,7 @@ func (l *Log) tidy() error {
 	if err := durable.WriteFile(l.o.Seen, l.published.note); err != nil {
 		return fmt.Errorf("audit: checkpoint outside: %w", err)
 	}
-	next, err := createJournal(l.dir, l.keys.pseudonym, l.published.N)
+	next, err := createJournal(l.dir, l.keys.mac, l.published.N)
 	if err != nil {
 		return err
 	}
@@ -212,7 +212,7 @@ func removeJournals(dir string, start int64) error {
 // saveIndex stores the index; all its entries are published.
 func (l *Log) saveIndex() error {
 	l.mu.Lock()
-	b := l.index.format(l.keys.pseudonym)
+	b := l.index.format(l.keys.mac)
 	n := int64(l.index.len())
 	l.mu.Unlock()
 	if n == l.indexSaved {
