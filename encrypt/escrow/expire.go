@@ -40,7 +40,7 @@ func (e *Escrow) end(ctx context.Context, r *row, state string, by securemail.Ac
 	if r.state == stateOpen {
 		_, opened, err := e.openHead(ctx, r)
 		if err != nil { // its key may be gone by another scope: end it all the same
-			e.o.Logger.WarnContext(ctx, "escrow: ending a deposit that does not open", slog.String("deposit", r.id))
+			e.o.Logger.WarnContext(ctx, "escrow: ending a deposit that does not open", slog.String("deposit", r.id), slog.Any("err", err))
 		}
 		rec = opened
 	}

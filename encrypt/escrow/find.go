@@ -37,7 +37,7 @@ func (e *Escrow) Find(ctx context.Context, l Locator) (*Deposit, error) {
 			return &Deposit{e: e, row: r, rec: rec, key: key, live: true}, nil
 		}
 		// One of its scopes was destroyed, or the ring does not answer: the decoy below tells the two apart.
-		e.o.Logger.WarnContext(ctx, "escrow: deposit does not open", slog.String("deposit", r.id))
+		e.o.Logger.WarnContext(ctx, "escrow: deposit does not open", slog.String("deposit", r.id), slog.Any("err", err))
 	}
 	key, rec, err := e.openHead(ctx, e.decoy)
 	if err != nil {
