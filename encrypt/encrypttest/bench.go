@@ -25,6 +25,7 @@ const (
 	ruleAlgorithm  = "Protection names the algorithm (securemail.Protection)"
 	ruleKeys       = "Protection names the keys that it was sealed to, and no others (securemail.Protection)"
 	ruleOuter      = "the header of sealed mail is encrypt.Outer's (RFC 9788 section 3.2.1; DESIGN 2)"
+	ruleNotice     = "a notice shows no other recipient, no name and no field of its own (securemail: system mail; RFC 3834 section 5)"
 	ruleHidden     = "subject, body, file names and Bcc are not visible in what leaves (45 CFR 164.312(e)(2)(ii))"
 	ruleBcc        = "Bcc never shows (RFC 5322 section 3.6.3; RFC 9788 section 2.2.1)"
 	ruleOpens      = "the recipient gets the original: subject, addresses and body octet by octet"
@@ -224,7 +225,11 @@ func (b *bench) judge(j *securemail.Job, s *securemail.Sealed) {
 	if !slices.Equal(s.Message.Header("Message-ID"), j.Message.Header("Message-ID")) {
 		b.c.failf(ruleMessageID, "the Message-ID is another")
 	}
-	b.outer(j, s.Message)
+	if b.Notice {
+		b.notice(s.Message)
+	} else {
+		b.outer(j, s.Message)
+	}
 	if found := b.words.found(string(wire), placeSubject, placeBody, placeFile, placeBcc, placeHeader, placePatient); len(found) > 0 {
 		b.c.failf(ruleHidden, "visible: %s", strings.Join(found, ", "))
 	}
@@ -253,6 +258,29 @@ func (b *bench) outer(j *securemail.Job, m *securemail.Message) {
 		default:
 			b.c.failf(ruleOuter, "the header has the field %s", name)
 		}
+	}
+}
+
+// notice looks at the header of a mail that stands for the message.
+func (b *bench) notice(m *securemail.Message) {
+	fields, content := envelope(m)
+	for _, f := range fields {
+		switch name, _, _ := strings.Cut(strings.ToLower(f), ":"); name {
+		case "date", "from", "to", "subject", "message-id", "auto-submitted", "mime-version":
+		default:
+			b.c.failf(ruleNotice, "the header has the field %s", name)
+		}
+	}
+	for _, name := range content {
+		if name != "content-type" && name != "content-transfer-encoding" {
+			b.c.failf(ruleNotice, "the header has the field %s", name)
+		}
+	}
+	if to := m.Header("To"); len(to) != 1 || strings.Trim(to[0], "<>") != b.recipient {
+		b.c.failf(ruleNotice, "To is not the recipient's address alone")
+	}
+	if found := b.words.found(string(octets(b.c, m)), placeName); len(found) > 0 {
+		b.c.failf(ruleNotice, "visible: %s", strings.Join(found, ", "))
 	}
 }
 

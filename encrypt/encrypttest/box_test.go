@@ -29,6 +29,7 @@ type box struct {
 	log    *slog.Logger
 	fault  string
 	leaves bool
+	notice bool // the header of a notice in place of encrypt.Outer's
 
 	mu       sync.Mutex // guards deposits
 	deposits map[securemail.ParcelID]int
@@ -105,12 +106,6 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 		b.mu.Lock()
 		b.shared = j
 		b.mu.Unlock()
-		for range 2000 {
-			_ = sha256.Sum256(used[0].Public[0])
-		}
-		b.mu.Lock()
-		j = b.shared
-		b.mu.Unlock()
 	}
 	body, err := b.body(j, used[0].Public[0][32:])
 	if err != nil {
@@ -123,6 +118,11 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 			return &securemail.Sealed{Message: j.Message}, err
 		}
 		return nil, err
+	}
+	if b.is("job in a field") {
+		b.mu.Lock()
+		j = b.shared
+		b.mu.Unlock()
 	}
 	m, err := b.outer(j.Parcel, body)
 	if err != nil {
@@ -295,10 +295,37 @@ func (b *box) outer(p *securemail.Parcel, body []byte) (*securemail.Message, err
 			head = strings.Replace(head, "Content-Type: application/octet-stream", "Content-Type: application/octet-stream; name=\""+name+".box\"", 1)
 		}
 	}
+	if b.notice {
+		head = b.noticeHead(p, head)
+	}
 	if b.is("passes on") {
 		return p.Message, nil
 	}
 	return m.WithHead([]byte(head))
+}
+
+// noticeHead leaves out what names other recipients.
+func (b *box) noticeHead(p *securemail.Parcel, head string) string {
+	out := "Auto-Submitted: auto-generated\r\nTo: <" + p.Recipient.Address.Reveal() + ">\r\n"
+	switch b.fault {
+	case "notice names another":
+		out = "To: <" + p.Recipient.Address.Reveal() + ">, second@recipient.example\r\n"
+	case "notice with a name":
+		out += "X-Name: " + p.Recipient.Name + "\r\n"
+	case "notice with content fields":
+		out += "Content-Description: x\r\n"
+	}
+	for line := range strings.SplitAfterSeq(head, "\r\n") {
+		name, _, _ := strings.Cut(line, ":")
+		switch name {
+		case "To", "Cc", "Reply-To", "In-Reply-To", "References", "Content-Disposition":
+		default:
+			if !strings.HasPrefix(line, " ") {
+				out += line
+			}
+		}
+	}
+	return out
 }
 
 func readAll(m *securemail.Message) string {
@@ -395,6 +422,18 @@ func (b *box) open(m *securemail.Message, key []byte) (*securemail.Message, erro
 		return nil, err
 	}
 	return encrypt.Restore(securemail.Bytes(plain))
+}
+
+// noticeHarness builds a box that sends notices.
+func noticeHarness(fault string) encrypttest.Harness {
+	h := boxHarness(fault, false)
+	return encrypttest.Harness{New: func(ctx context.Context, s encrypttest.Setup) (*encrypttest.Rig, error) {
+		r, err := h.New(ctx, s)
+		if err == nil {
+			r.Encryptor.(*box).notice, r.Notice = true, true
+		}
+		return r, err
+	}}
 }
 
 // boxHarness builds a box with a fault, or a sound one.

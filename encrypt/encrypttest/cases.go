@@ -169,16 +169,24 @@ func (b *bench) method() {
 	}
 }
 
-// concurrent: each goroutine has a parcel of its own, and gets its own back.
+// concurrent: each goroutine has a message of its own, and gets its own back. All are made to stand at the end of their
+// message at the same time, so that what is kept between reading and sealing is mixed up at once.
 func (b *bench) concurrent() {
 	const n = 8
+	g := newGate(n)
 	jobs, sealed, errs := make([]*securemail.Job, n), make([]*securemail.Sealed, n), make([]error, n)
+	for i := range n {
+		raw := b.edited(func(s *shape) { s.body += strings.Repeat("!", i) }).raw(b.words, b.recipient, b.from.Address.Reveal())
+		m, err := securemail.NewMessage(&gated{g, strings.Replace(raw, "<1.2.3@", "<1.2."+strings.Repeat("1", i+1)+"@", 1)})
+		if err != nil {
+			b.c.stop(ruleHarness, "the kit's own message: %v", err)
+		}
+		jobs[i] = b.job(m)
+		jobs[i].Keys = jobs[0].Keys // one KeySource's answer
+	}
+	g.arm()
 	var wg sync.WaitGroup
 	for i := range n {
-		jobs[i] = b.job(b.message(b.edited(func(s *shape) { s.body += strings.Repeat("!", i) })))
-		if i > 0 {
-			jobs[i].Keys = jobs[0].Keys // one KeySource's answer
-		}
 		wg.Go(func() {
 			defer func() {
 				if recover() != nil {

@@ -39,6 +39,10 @@ type Rig struct {
 	Left func(ctx context.Context, id securemail.ParcelID) (int, error)
 	// Plain says that the method leaves the message as it is, as TLS does.
 	Plain bool
+	// Notice says that a mail of its own leaves, which stands for the message, as escrow's does. Its header is not
+	// encrypt.Outer's but shows no more than Date, From, To with the recipient alone and without his name, Subject,
+	// Message-ID, Auto-Submitted and the fields of MIME.
+	Notice bool
 	// Close ends the rig; nil: nothing to do.
 	Close func()
 }

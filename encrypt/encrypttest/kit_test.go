@@ -52,6 +52,8 @@ func leavingHarness(fault string) encrypttest.Harness {
 	}}
 }
 
+func TestNoticeReferencePasses(t *testing.T) { encrypttest.Run(t, noticeHarness("")) }
+
 func TestLeavingReferencePasses(t *testing.T) { encrypttest.Run(t, leavingHarness("")) }
 
 // mutant is a broken Encryptor, and a part of the rule that must reject it.
@@ -74,7 +76,7 @@ func mutants() []mutant {
 		{"ignores ctx", "an ended ctx"},
 		{"ctx is no key", "never ErrNoKey"},
 		{"nothing at all", "nil error means a message"},
-		{"job in a field", "the recipient gets the original"},
+		{"job in a field", "Message-ID must stay"},
 		{"error with the subject", "no content and no address"},
 		{"broken source is no key", "never ErrNoKey"},
 		{"error and a result", "nil error means a message"},
@@ -120,6 +122,9 @@ func mutants() []mutant {
 		{"undo leaves it readable", "Undo destroys"},
 	} {
 		ms = append(ms, mutant{f.fault, f.kills, leavingHarness(f.fault)})
+	}
+	for _, f := range []string{"notice names another", "notice with a name", "notice with content fields"} {
+		ms = append(ms, mutant{f, "a notice shows", noticeHarness(f)})
 	}
 	return append(ms, mutant{"TLS that changes the message", "seals nothing", tlsHarness(changer{})})
 }

@@ -35,7 +35,8 @@ func (c *chain) Keys(ctx context.Context, l securemail.Lookup) ([]securemail.Key
 		found, err := s.Keys(ctx, l)
 		switch {
 		case errors.Is(err, securemail.ErrPending):
-			return nil, fmt.Errorf("keys: source %d: %w", i+1, err)
+			// alone: an error that Is ErrNoKey as well would be taken for "none"
+			return nil, fmt.Errorf("keys: source %d: %w", i+1, securemail.ErrPending)
 		case errors.Is(err, securemail.ErrNoKey):
 			continue
 		case err == nil && len(found) == 0:

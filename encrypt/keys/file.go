@@ -30,8 +30,8 @@ const AnyTenant = "*"
 // Parser reads one key, such as pgp.ParseKey. It must not keep b, must bound its work, and must not name content in its error.
 type Parser func(b []byte) (securemail.Key, error)
 
-// FileSource is a folder of keys. It reads the index and the key at each look-up, so that a change counts at once. It is
-// safe for concurrent use.
+// FileSource is a folder of keys. It reads the index and the key at each look-up, so that a change counts at once; who
+// changes them should write a new file and rename it, since a half-written one is "not known". It is safe for concurrent use.
 type FileSource struct {
 	dir, index string
 	parsers    map[securemail.Method]Parser
