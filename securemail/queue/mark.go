@@ -41,8 +41,8 @@ type packedMark struct {
 // Mark implements [securemail.Queue]: all of ms or none, with their events, durable when it returns nil. StateAttempting
 // keeps the lease and renews it; every other state ends it. Deferred must have Status.Next; uncertain with Next is tried
 // again then. [ErrTransition] says that the table of states has no such change; securemail.ErrLease that some lease was
-// lost, or already ended by an earlier Mark. After [ErrUnknown] a repeat is safe: it is nil, or ErrLease where the first
-// one holds.
+// lost, or already ended by another Mark. A repeat of a Mark that holds, told by its events' ids, is nil: so it may be
+// repeated after [ErrUnknown].
 func (q *Queue) Mark(ctx context.Context, ms ...securemail.Mark) error {
 	pms := make([]*packedMark, len(ms))
 	for i := range ms {
@@ -60,7 +60,7 @@ func (q *Queue) Mark(ctx context.Context, ms ...securemail.Mark) error {
 		gone, err = q.writeMarks(ctx, tx, pms)
 		return err
 	})
-	if err != nil {
+	if err != nil && !(errors.Is(err, securemail.ErrLease) && q.recorded(ctx, pms)) {
 		if errors.Is(err, securemail.ErrLease) {
 			q.forgetLost(ctx, pms)
 		}
@@ -206,6 +206,23 @@ func (q *Queue) dropBodies(ctx context.Context, tx *sql.Tx, ids []string) ([]str
 		}
 	}
 	return blobs, nil
+}
+
+// recorded says that ms hold already: all their events are there.
+func (q *Queue) recorded(ctx context.Context, ms []*packedMark) bool {
+	for _, m := range ms {
+		if len(m.events) == 0 {
+			return false
+		}
+		for _, e := range m.events {
+			var one int
+			err := q.db.QueryRowContext(ctx, q.d.Rebind("SELECT 1 FROM queue_event WHERE id=?"), e[0]).Scan(&one)
+			if err != nil {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // forgetLost stops renewing those of ms that are no longer ours.
