@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 
@@ -48,7 +49,7 @@ func run(ctx context.Context, out io.Writer, dsn string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	db, err := openDB(ctx, dir, dsn)
+	db, listen, err := openDB(ctx, dir, dsn)
 	if err != nil {
 		return err
 	}
@@ -63,7 +64,7 @@ func run(ctx context.Context, out io.Writer, dsn string) (err error) {
 	defer far.close()
 
 	sys, err := preset.OpenDB(ctx, db, filepath.Join(dir, "mail"), &preset.Options{
-		SMTP: far.options(),
+		SMTP: far.options(), Listen: listen,
 		// The host's own tables say who the tenants are and who has opted out. Both are read through the transaction of the
 		// booking (securemail.TxOf), so one connection is enough and an opt-out in the same transaction already counts.
 		Override: func(c *securemail.Config) {
@@ -86,22 +87,45 @@ func run(ctx context.Context, out io.Writer, dsn string) (err error) {
 	return errors.Join(demoErr, <-ran)
 }
 
-// openDB is the host's own database.
-func openDB(ctx context.Context, dir, dsn string) (*sql.DB, error) {
+// openDB is the host's own database; listen is nil for SQLite.
+func openDB(ctx context.Context, dir, dsn string) (*sql.DB, listener, error) {
 	if dsn == "" {
 		db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "vendor.db")+
 			"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)&_txlock=immediate")
 		if err == nil {
 			db.SetMaxOpenConns(1)
 		}
-		return db, err
+		return db, nil, err
 	}
 	pool, err := pgxpool.New(ctx, dsn)
 	if err != nil {
-		return nil, errors.New("the connection string is not valid")
+		return nil, nil, errors.New("the connection string is not valid")
 	}
 	context.AfterFunc(ctx, pool.Close)
-	return stdlib.OpenDBFromPool(pool), nil
+	return stdlib.OpenDBFromPool(pool), listenOn(pool), nil
+}
+
+// listener is what the queue asks a driver for: call wake for each notification until ctx ends.
+type listener = func(ctx context.Context, channel string, wake func()) error
+
+// listenOn keeps one connection of the pool for LISTEN.
+func listenOn(pool *pgxpool.Pool) listener {
+	return func(ctx context.Context, channel string, wake func()) error {
+		c, err := pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer c.Release()
+		if _, err := c.Exec(ctx, "LISTEN "+pgx.Identifier{channel}.Sanitize()); err != nil {
+			return err
+		}
+		for {
+			if _, err := c.Conn().WaitForNotification(ctx); err != nil {
+				return err
+			}
+			wake()
+		}
+	}
 }
 
 // farEnd is the recipients' mail host: TLS with a certificate of an authority that the host trusts.

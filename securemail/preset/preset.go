@@ -49,6 +49,9 @@ type Options struct {
 	PGP *pgp.Options
 	// Owner names this process among those on one database; see queue.Options. Empty: the host name.
 	Owner string
+	// Listen waits for PostgreSQL notifications, so that what another process commits leaves at once; see queue.Options.
+	// examples/vendor has one for a pgxpool. Nil: the queue looks four times a second.
+	Listen func(ctx context.Context, channel string, wake func()) error
 	// Override is the last word on the Config before securemail.New.
 	Override func(*securemail.Config)
 	// Logger nil: slog.Default(). Now nil: time.Now.
@@ -164,7 +167,9 @@ func (s *System) openState(ctx context.Context, path string, o *Options) (err er
 	if owner == "" {
 		owner, _ = os.Hostname() // none: the queue makes one up
 	}
-	s.Queue, err = queue.New(ctx, s.DB, s.KeyRing, &queue.Options{Owner: owner, Blobs: blobs, Logger: o.Logger, Now: o.Now})
+	s.Queue, err = queue.New(ctx, s.DB, s.KeyRing, &queue.Options{
+		Owner: owner, Blobs: blobs, Listen: o.Listen, Logger: o.Logger, Now: o.Now,
+	})
 	if err != nil {
 		return err
 	}
