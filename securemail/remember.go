@@ -64,10 +64,13 @@ type Event struct {
 	// Facts and Decision are set on the event that records a decision.
 	Facts    *Facts
 	Decision *Decision
-	Detail   map[string]string
+	// Detail holds no PHI: webhooks and the log show it.
+	Detail map[string]string
 }
 
-// Sink takes events: at least once, in order per parcel. An error means again later; ErrRefused skips this one.
+// Sink takes events: at least once, in order per parcel, so it must be idempotent by event id. An error means again later;
+// ErrRefused skips this one. A Sink may also have EmitAll(context.Context, ...Event) error, for many events at the price
+// of one; there every error means all of them again later.
 type Sink interface {
 	Emit(ctx context.Context, e Event) error
 }

@@ -291,13 +291,7 @@ func (m *Mailer) feedAll(ctx context.Context, r reader) error {
 		if len(es) == 0 {
 			return nil
 		}
-		last := ""
-		for _, e := range es {
-			if err = r.sink.Emit(ctx, e); err != nil && !errors.Is(err, ErrRefused) {
-				break
-			}
-			last, err = e.ID, nil
-		}
+		last, err := r.emit(ctx, es)
 		if last != "" {
 			if ackErr := m.c.Outbox.Ack(ctx, r.name, last); ackErr != nil {
 				return fmt.Errorf("securemail: events: %w", ackErr)
@@ -307,4 +301,26 @@ func (m *Mailer) feedAll(ctx context.Context, r reader) error {
 			return fmt.Errorf("securemail: sink %s: %w", r.name, err)
 		}
 	}
+}
+
+// batchSink is what a Sink may have besides.
+type batchSink interface {
+	EmitAll(ctx context.Context, es ...Event) error
+}
+
+// emit gives es to the Sink, at once where it takes that. It returns the id of the last event that it has, "" for none.
+func (r reader) emit(ctx context.Context, es []Event) (last string, err error) {
+	if b, ok := r.sink.(batchSink); ok {
+		if err := b.EmitAll(ctx, es...); err != nil {
+			return "", err
+		}
+		return es[len(es)-1].ID, nil
+	}
+	for _, e := range es {
+		if err := r.sink.Emit(ctx, e); err != nil && !errors.Is(err, ErrRefused) {
+			return last, err
+		}
+		last = e.ID
+	}
+	return last, nil
 }

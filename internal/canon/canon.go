@@ -6,7 +6,7 @@
 package canon
 
 import (
-	"fmt"
+	"errors"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -18,14 +18,11 @@ const (
 	maxNesting  = 32
 )
 
-var modes = sync.OnceValues(func() (modePair, error) {
+var modes = sync.OnceValue(func() modePair {
 	opts := cbor.CoreDetEncOptions()
 	opts.Time = cbor.TimeRFC3339NanoUTC
-	enc, err := opts.EncMode()
-	if err != nil {
-		return modePair{}, err
-	}
-	dec, err := cbor.DecOptions{
+	enc, encErr := opts.EncMode()
+	dec, decErr := cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
 		TimeTag:          cbor.DecTagIgnored,
@@ -33,7 +30,10 @@ var modes = sync.OnceValues(func() (modePair, error) {
 		MaxArrayElements: maxElements,
 		MaxMapPairs:      maxElements,
 	}.DecMode()
-	return modePair{enc, dec}, err
+	if err := errors.Join(encErr, decErr); err != nil {
+		panic(err) // the options above contradict each other
+	}
+	return modePair{enc, dec}
 })
 
 type modePair struct {
@@ -42,20 +42,8 @@ type modePair struct {
 }
 
 // Marshal returns the canonical bytes of v. Unexported fields and fields tagged `cbor:"-"` are left out.
-func Marshal(v any) ([]byte, error) {
-	m, err := modes()
-	if err != nil {
-		return nil, fmt.Errorf("canon: %w", err)
-	}
-	return m.enc.Marshal(v)
-}
+func Marshal(v any) ([]byte, error) { return modes().enc.Marshal(v) }
 
 // Unmarshal reads what Marshal wrote into v, a pointer. Trailing bytes, duplicate keys, indefinite lengths and deep
 // nesting are errors.
-func Unmarshal(b []byte, v any) error {
-	m, err := modes()
-	if err != nil {
-		return fmt.Errorf("canon: %w", err)
-	}
-	return m.dec.Unmarshal(b, v)
-}
+func Unmarshal(b []byte, v any) error { return modes().dec.Unmarshal(b, v) }
