@@ -6,7 +6,6 @@
 package canon
 
 import (
-	"errors"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -21,24 +20,29 @@ const (
 var modes = sync.OnceValue(func() modePair {
 	opts := cbor.CoreDetEncOptions()
 	opts.Time = cbor.TimeRFC3339NanoUTC
-	enc, encErr := opts.EncMode()
-	dec, decErr := cbor.DecOptions{
+	enc := must(opts.EncMode())
+	dec := must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
 		TimeTag:          cbor.DecTagIgnored,
 		MaxNestedLevels:  maxNesting,
 		MaxArrayElements: maxElements,
 		MaxMapPairs:      maxElements,
-	}.DecMode()
-	if err := errors.Join(encErr, decErr); err != nil {
-		panic(err) // the options above contradict each other
-	}
+	}.DecMode())
 	return modePair{enc, dec}
 })
 
 type modePair struct {
 	enc cbor.EncMode
 	dec cbor.DecMode
+}
+
+// must panics where the options above contradict each other.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }
 
 // Marshal returns the canonical bytes of v. Unexported fields and fields tagged `cbor:"-"` are left out.

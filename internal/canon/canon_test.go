@@ -2,6 +2,7 @@ package canon_test
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,10 @@ func TestZeroTimeStaysZero(t *testing.T) {
 	var r record
 	require.NoError(t, canon.Unmarshal(b, &r))
 	require.True(t, r.At.IsZero())
+}
+
+func TestWrongOptionsDoNotPass(t *testing.T) {
+	require.Panics(t, func() { canon.Must(0, errors.New("wrong")) })
 }
 
 func TestUnmarshalRefuses(t *testing.T) {
