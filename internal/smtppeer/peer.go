@@ -50,6 +50,8 @@ type Options struct {
 	AuthInClear bool
 	// NeedAuth refuses MAIL with 530 until a user is authenticated.
 	NeedAuth bool
+	// LaxData accepts DATA though every recipient was refused, as RFC 2920 section 3.1 allows.
+	LaxData bool
 	// Discard counts message octets without keeping them: Message.Data stays nil, and Commands ends at 1,000 lines.
 	Discard bool
 

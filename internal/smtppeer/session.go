@@ -340,7 +340,7 @@ func (s *session) rcpt(arg string) error {
 }
 
 func (s *session) data() error {
-	if len(s.rcpts) == 0 {
+	if len(s.rcpts) == 0 && !s.p.o.LaxData {
 		return s.put(503, "5.5.1 need RCPT first")
 	}
 	ok, err := s.sayOr(StageData, "", 354, "go ahead")

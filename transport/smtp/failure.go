@@ -47,7 +47,6 @@ var (
 	errNetwork     = errors.New("smtp: network error")
 	errNoMessage   = errors.New("smtp: shipment without message or recipient")
 	errSource      = errors.New("smtp: message can't be read")
-	errShort       = errors.New("smtp: message has not the size it said")
 	errNoRoute     = errors.New("smtp: no mail host has an address")
 	errLookup      = errors.New("smtp: name look-up failed")
 	errTooBig      = errors.New("smtp: message over the far end's limit (RFC 1870)")

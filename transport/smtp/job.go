@@ -68,9 +68,6 @@ func (j *job) peek() error {
 	default:
 		return sourceError(err)
 	}
-	if j.whole && int64(n) != j.size {
-		return sourceError(errShort)
-	}
 	j.first = (*j.buf)[:n]
 	j.eightBit = !ascii(j.first)
 	head := j.first
@@ -133,7 +130,8 @@ func ascii(b []byte) bool {
 	return true
 }
 
-// blocksOf calls f with the message's octets, block by block.
+// blocksOf calls f with the message's octets, block by block. A Message itself fails where its source gives fewer or more
+// octets than it said.
 func (j *job) blocksOf(f func([]byte) error) error {
 	if j.whole {
 		return f(j.first)
@@ -145,22 +143,16 @@ func (j *job) blocksOf(f func([]byte) error) error {
 	defer r.Close()
 	block := blocks.Get().(*[]byte)
 	defer blocks.Put(block)
-	sent := int64(0)
 	for {
 		n, err := r.Read(*block)
-		sent += int64(n)
 		if werr := f((*block)[:n]); werr != nil {
 			return werr
 		}
 		if err == io.EOF {
-			break
+			return nil
 		}
 		if err != nil {
 			return sourceError(err)
 		}
 	}
-	if sent != j.size {
-		return sourceError(errShort)
-	}
-	return nil
 }

@@ -188,6 +188,38 @@ func TestPoolKey(t *testing.T) {
 	require.Equal(t, 5, p.Connections())
 }
 
+// RFC 8689: mail that requires TLS has connections of its own.
+func TestRequireTLSHasItsOwnConnection(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: []string{"REQUIRETLS"}})
+	tr := l.transport(nil)
+	for _, required := range []bool{false, true, false, true} {
+		s := shipment(t, named, hello)
+		s.RequireTLS = required
+		_, err := l.ship(tr, s)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 2, p.Connections())
+}
+
+// A context that ends with the delivery has touched the connection's deadlines: it is not kept.
+func TestConnectionOfAnEndedContextIsNotKept(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	tr := l.transport(func(o *smtp.Options) {
+		o.Now = func() time.Time {
+			if len(p.Messages()) == 1 {
+				cancel()
+			}
+			return time.Now()
+		}
+	})
+	_, err := tr.Deliver(ctx, shipment(t, anyway, hello))
+	require.NoError(t, err)
+	require.Zero(t, tr.Idle())
+}
+
 // A kept connection is judged again: certificates expire and agreements end.
 func TestKeptConnectionIsJudgedAgain(t *testing.T) {
 	now := time.Date(2089, 12, 31, 23, 59, 0, 0, time.UTC)

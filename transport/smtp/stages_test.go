@@ -164,19 +164,16 @@ func TestIntendIsNotCalledWhereNothingCanBeAccepted(t *testing.T) {
 func TestDATAAcceptedWithoutARecipient(t *testing.T) {
 	for _, stage := range []smtppeer.Stage{smtppeer.StageMail, smtppeer.StageRcpt} {
 		l := newLab(t)
-		reply := smtppeer.Action{Raw: "550 5.1.1 no\r\n", Code: 0}
-		if stage == smtppeer.StageMail {
-			reply.Raw = "550 5.1.8 no\r\n250 rcpt\r\n354 go\r\n"
-		} else {
-			reply.Raw = "550 5.1.1 no\r\n354 go\r\n"
-		}
-		p := l.mx(smtppeer.Options{On: on(stage, reply)})
+		p := l.mx(smtppeer.Options{LaxData: true, On: on(stage, smtppeer.Refuse(550, "5.1.1 no"))})
 		tr := l.transport(nil)
 		_, err := l.deliver(tr, anyway)
 		require.Equal(t, securemail.FatePermanent, wantDelivery(t, err).Fate)
 		require.Zero(t, tr.Idle())
-		p.Close()
-		require.Empty(t, p.Attempts())
+		require.Eventually(t, func() bool { return p.Open() == 0 }, time.Second, time.Millisecond)
+		require.Empty(t, p.Messages())
+		for _, m := range p.Attempts() {
+			require.Zero(t, m.Octets)
+		}
 	}
 }
 

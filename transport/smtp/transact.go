@@ -74,7 +74,6 @@ func (t *Transport) transact(ctx context.Context, j *job, c *conn) (string, *fai
 	used := c.uses
 	c.uses++
 	if f := t.ready(ctx, j, c, used); f != nil {
-		f.stale = f.stale && used > 0
 		return "", f
 	}
 	// From here on nothing but a clear answer to the dot leaves the session usable.
