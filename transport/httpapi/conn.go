@@ -75,7 +75,8 @@ func (t *Transport) connect(ctx context.Context) (*conn, error) {
 
 // handshakeError tells what the endpoint showed from what the network did: an outage is not "there is no TLS".
 func (t *Transport) handshakeError(ctx context.Context, err error) error {
-	if ctx.Err() != nil || network(err) {
+	_, noRoots := errors.AsType[x509.SystemRootsError](err)
+	if ctx.Err() != nil || network(err) || noRoots {
 		return fault("connect", fmt.Errorf("httpapi: TLS handshake: %w", err))
 	}
 	w := securemail.Wire{}

@@ -18,8 +18,8 @@ type exchange struct {
 	req  *request
 	ship *securemail.Shipment
 	wire securemail.Wire
-	// intended: Intend was called and said yes. answered: the endpoint gave a whole answer.
-	intended, answered bool
+	// intended: Intend was called and said yes. dead: the connection failed before that, and nothing else did.
+	intended, dead bool
 }
 
 // Limits of what the endpoint may say: maxAnswer octets with headers, of which maxRemote reach an error.
@@ -58,6 +58,7 @@ func (e *exchange) run(ctx context.Context) (*securemail.Receipt, error) {
 	a, err := e.answer(sendErr == nil)
 	switch {
 	case sendErr != nil && err != nil:
+		e.dead = !e.intended
 		return nil, e.fail(ctx, sendErr)
 	case err != nil:
 		return nil, e.fail(ctx, err)
@@ -118,7 +119,6 @@ func (e *exchange) answer(sent bool) (*answer, error) {
 			continue // RFC 9110 section 15.2: interim; all of them share the limit
 		}
 		body, err := io.ReadAll(resp.Body)
-		e.answered = true
 		return &answer{
 			status: resp.StatusCode, header: resp.Header, body: body,
 			complete: err == nil && !resp.Close && e.conn.limit.N > 0 && e.conn.br.Buffered() == 0,

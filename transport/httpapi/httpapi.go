@@ -26,6 +26,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -89,6 +90,11 @@ func New(endpoint string, m Mapping, o *Options) (*Transport, error) {
 	t := &Transport{}
 	if o != nil {
 		t.opts = *o
+		t.opts.Codes = maps.Clone(o.Codes)
+	}
+	if t.opts.Operator != nil {
+		op := *t.opts.Operator
+		t.opts.Operator = &op
 	}
 	t.defaults()
 	var faults [4]error
@@ -196,7 +202,7 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 		receipt, err := e.run(ctx)
 		// A connection from the pool may have died there. Nothing can have been accepted before Intend, so another one
 		// is tried; the pool gets smaller each time, and a fresh connection ends the loop.
-		if err != nil && c.reused && !e.intended && !e.answered && ctx.Err() == nil && !errors.Is(err, securemail.ErrChannel) {
+		if err != nil && c.reused && e.dead && ctx.Err() == nil {
 			continue
 		}
 		return receipt, err

@@ -415,6 +415,23 @@ func TestIntendIsBehindAllButOneOctet(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// TestFailingIntendOnReusedConnection: Intend's error is final, a connection from the pool is no reason to ask again.
+func TestFailingIntendOnReusedConnection(t *testing.T) {
+	tr, conns := scripted(t, httpapi.Mapping{}, httpapi.Options{}, func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	})
+	_, err := tr.Deliver(t.Context(), shipment(t, "hello\r\n"))
+	require.NoError(t, err)
+	lost := errors.New("lease lost")
+	asked := 0
+	s := shipment(t, "hello\r\n")
+	s.OnIntend = func(context.Context) error { asked++; return lost }
+	_, err = tr.Deliver(t.Context(), s)
+	require.ErrorIs(t, err, lost)
+	require.Equal(t, 1, asked)
+	require.EqualValues(t, 1, conns.Load())
+}
+
 // TestContextEndsInIntend: a ctx that ends while the intent is recorded sends no last octet.
 func TestContextEndsInIntend(t *testing.T) {
 	tr, _ := scripted(t, httpapi.Mapping{}, httpapi.Options{}, func(_ http.ResponseWriter, r *http.Request) {

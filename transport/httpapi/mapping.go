@@ -110,12 +110,12 @@ func ours(name string) bool {
 }
 
 // compileTemplate cuts the template at its placeholders.
-func (c *compiled) compileTemplate() error {
-	if !json.Valid([]byte(c.Template)) {
+func (m *compiled) compileTemplate() error {
+	if !json.Valid([]byte(m.Template)) {
 		return errors.New("httpapi: mapping: the template is no JSON")
 	}
 	messages := 0
-	rest := c.Template
+	rest := m.Template
 	for {
 		at, what := nextPlaceholder(rest)
 		if at < 0 {
@@ -124,12 +124,12 @@ func (c *compiled) compileTemplate() error {
 		if strings.HasPrefix(what, `"{{message`) {
 			messages++
 		}
-		c.parts = append(c.parts, rest[:at], what)
+		m.parts = append(m.parts, rest[:at], what)
 		rest = rest[at+len(what):]
 	}
-	c.parts = append(c.parts, rest)
-	for i := 0; i < len(c.parts); i += 2 {
-		if strings.Contains(c.parts[i], "{{") {
+	m.parts = append(m.parts, rest)
+	for i := 0; i < len(m.parts); i += 2 {
+		if strings.Contains(m.parts[i], "{{") {
 			return errors.New("httpapi: mapping: the template has a placeholder that is unknown or no whole string")
 		}
 	}

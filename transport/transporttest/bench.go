@@ -38,7 +38,10 @@ type order struct {
 	floor  securemail.Channel
 	raw    []byte // nil: a plain message
 	intend func(ctx context.Context) error
-	ctx    context.Context // nil: the case's, with patience
+	// local is put before the local part; null makes the reverse-path empty.
+	local string
+	null  bool
+	ctx   context.Context // nil: the case's, with patience
 	// watch looks at the far end when Intend is called, before the far end can have noticed what came after.
 	watch bool
 }
@@ -85,7 +88,7 @@ func (b *bench) attempt(o order) *result {
 		defer cancel()
 		o.ctx = ctx
 	}
-	r := &result{order: o, rcpt: b.address(n), start: time.Now()}
+	r := &result{order: o, rcpt: o.local + b.address(n), start: time.Now()}
 	ship, err := b.shipment(r, n)
 	if err != nil {
 		panic(err) // the kit's own message is wrong
@@ -208,6 +211,10 @@ func (b *bench) shipment(r *result, n int64) (*securemail.Shipment, error) {
 	if err != nil {
 		return nil, err
 	}
+	back := from
+	if r.null {
+		back = securemail.Address{}
+	}
 	m, err := securemail.NewMessage(securemail.Bytes(r.raw))
 	if err != nil {
 		return nil, err
@@ -216,7 +223,7 @@ func (b *bench) shipment(r *result, n int64) (*securemail.Shipment, error) {
 	return &securemail.Shipment{
 		Parcel: &securemail.Parcel{
 			Slip: securemail.Slip{
-				ID: securemail.ParcelID(id), Submission: "s" + id, Size: m.Size(), ReturnPath: from,
+				ID: securemail.ParcelID(id), Submission: "s" + id, Size: m.Size(), ReturnPath: back,
 				From:      securemail.Contact{Name: "Clinic", Address: from},
 				Recipient: securemail.Contact{Name: "Anna " + b.words.word(placeName), Address: to},
 				Labels:    map[string]string{"case": "kit"},

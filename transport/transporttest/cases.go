@@ -73,6 +73,11 @@ func intendCases() []testcase {
 			b.must(b.deliver(order{floor: c.h.Best, watch: true}))
 		}},
 		{"intend", "failing", func(c *checker) { c.rig(Accept).failingIntend() }},
+		{"intend", "failing after a success", func(c *checker) {
+			b := c.rig(Accept)
+			b.must(b.deliver(order{floor: c.h.Best}))
+			b.failingIntend()
+		}},
 		{"intend", "refused recipient", func(c *checker) { c.rig(RejectRecipient).refused(securemail.FatePermanent) }},
 		{"intend", "deferred recipient", func(c *checker) { c.rig(DeferRecipient).refused(securemail.FateRetry) }},
 	}
@@ -86,6 +91,8 @@ func (b *bench) failingIntend() *result {
 		return r
 	case r.intended.Load() == 0:
 		b.c.failf(ruleIntend, "Intend was not called")
+	case r.intended.Load() > 1:
+		b.c.failf(ruleStop, "Intend was asked again after its error")
 	case r.err == nil:
 		b.c.failf(ruleStop, "Deliver returned no error")
 	case errors.Is(r.err, securemail.ErrChannel):
@@ -200,7 +207,17 @@ func messageCases() []testcase {
 			b.must(b.deliver(order{floor: c.h.Best, raw: raw}))
 		}})
 	}
-	return cases
+	plain := func(name string, o order) testcase {
+		return testcase{"message", name, func(c *checker) {
+			o.floor = c.h.Best
+			b := c.rig(Accept)
+			b.must(b.deliver(o))
+		}}
+	}
+	return append(cases,
+		plain("null sender", order{null: true}), // RFC 5321 section 4.5.5: notices of delivery
+		plain("letters of a local part", order{local: "o'x+y/z=%41&?{}|~^`#$!*-_"}),
+	)
 }
 
 // shapes are the bodies that wires get wrong.

@@ -165,6 +165,15 @@ var mutants = []mutant{
 			return t.Deliver(ctx, s)
 		})
 	}, kills: "never changed"},
+	{name: "asks Intend again after its error", wrap: func(t securemail.Transport) securemail.Transport {
+		return securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
+			r, err := t.Deliver(ctx, s)
+			if de, ok := errors.AsType[*securemail.DeliveryError](err); ok && de.Code == 0 && de.Fate == securemail.FateRetry {
+				return t.Deliver(ctx, s)
+			}
+			return r, err
+		})
+	}, kills: "stops the delivery"},
 	{name: "subject in base64 in errors", wrap: func(t securemail.Transport) securemail.Transport {
 		return securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
 			r, err := t.Deliver(ctx, s)
