@@ -97,10 +97,10 @@ func (m *Mailer) keyFact(ctx context.Context, s *Slip, method Method) KeyFact {
 		Tenant: s.Actor.Tenant, Sender: s.From.Address, Address: s.Recipient.Address, Method: method,
 	})
 	switch {
-	case errors.Is(err, ErrNoKey):
-		return KeyFact{State: KeyNone, Why: Reason{"no-key", "there surely is no key"}}
 	case errors.Is(err, ErrPending):
 		return KeyFact{State: KeyPending, Why: Reason{"key-pending", "a changed key waits for approval"}}
+	case errors.Is(err, ErrNoKey):
+		return KeyFact{State: KeyNone, Why: Reason{"no-key", "there surely is no key"}}
 	case err != nil || len(keys) == 0:
 		return KeyFact{State: KeyUnknown, Why: Reason{"key-unknown", "the key source did not answer"}}
 	}
