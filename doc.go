@@ -26,6 +26,7 @@
 //	encrypt/escrow/portal        the pages where a recipient picks a deposit up
 //	encrypt/keys                 where recipients' keys come from
 //	encrypt/encrypttest          conformance kit for Encryptor and KeySource
+//	transport                    combinators: by domain, failover
 //	transport/smtp               to the recipient's mail host or a smart host, with channel floors
 //	transport/httpapi            delivery over HTTPS
 //	transport/transporttest      conformance kit for Transport and Prober
