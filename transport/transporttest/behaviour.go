@@ -21,6 +21,8 @@ const (
 	OldTLS Behaviour = "OldTLS"
 	// StripTLS is Accept behind somebody who removes the offer of TLS (in SMTP: the STARTTLS line of the EHLO answer).
 	StripTLS Behaviour = "StripTLS"
+	// NoRequireTLS is Accept without a promise to keep RFC 8689's REQUIRETLS beyond itself.
+	NoRequireTLS Behaviour = "NoRequireTLS"
 	// Relay is Accept's wire to an intermediary that nobody vouches for.
 	Relay Behaviour = "Relay"
 	// LapsedRelay is a relay whose operator's agreement has ended.

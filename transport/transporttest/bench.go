@@ -41,7 +41,9 @@ type order struct {
 	// local is put before the local part; null makes the reverse-path empty.
 	local string
 	null  bool
-	ctx   context.Context // nil: the case's, with patience
+	// requireTLS asks for RFC 8689.
+	requireTLS bool
+	ctx        context.Context // nil: the case's, with patience
 	// watch looks at the far end when Intend is called, before the far end can have noticed what came after.
 	watch bool
 }
@@ -230,7 +232,7 @@ func (b *bench) shipment(r *result, n int64) (*securemail.Shipment, error) {
 			},
 			Message: m,
 		},
-		Channel: r.floor, Attempt: 1, Key: id + "-0",
+		Channel: r.floor, RequireTLS: r.requireTLS, Attempt: 1, Key: id + "-0",
 	}, nil
 }
 

@@ -33,7 +33,13 @@ func floorCases() []testcase {
 			}})
 		}
 	}
-	return cases
+	return append(cases, testcase{"floor", "RequireTLS", func(c *checker) {
+		b := c.rig(NoRequireTLS)
+		r := b.deliver(order{floor: c.h.Best, requireTLS: true})
+		if !r.hung && r.panicked == "" && !errors.Is(r.err, securemail.ErrChannel) {
+			c.failf(ruleRequire, "that is ErrChannel; got: %v", r.err)
+		}
+	}})
 }
 
 // floor delivers at ch: below the floor it must be ErrChannel; at or above it the best wire must deliver, while a

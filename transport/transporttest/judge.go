@@ -24,6 +24,7 @@ const (
 	ruleRcpt     = "Intend comes after the recipient was accepted (Shipment.Intend)"
 	ruleStop     = "an error of Intend stops the delivery with nothing accepted (Shipment.Intend)"
 	ruleFloor    = "nothing leaves below the floor (Channel; Wire.Meets)"
+	ruleRequire  = "RequireTLS goes no way that can't pass it on (Shipment.RequireTLS; RFC 8689 section 4.2.1)"
 	ruleNoByte   = "ErrChannel says that no byte of the message left, so Intend was not called (ErrChannel)"
 	ruleOutage   = "not known right now is never 'there is no TLS': ErrChannel moves to the next Choice (ErrChannel; Prober)"
 	ruleTrue     = "what the far end took or may have taken is FateUncertain, else it is lost or comes twice (DeliveryError)"

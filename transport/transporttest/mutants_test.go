@@ -126,6 +126,7 @@ var mutants = []mutant{
 	{name: "clear after a strip", faults: faults{clearAfterStrip: true}, kills: "below the floor"},
 	{name: "takes a bad certificate", faults: faults{trustAnyCert: true}, kills: "below the floor"},
 	{name: "takes TLS 1.0", faults: faults{oldTLS: true}, kills: "below the floor"},
+	{name: "drops RequireTLS", wrap: before(func(s *securemail.Shipment) { s.RequireTLS = false }), kills: "RequireTLS"},
 	{name: "ErrChannel behind the envelope", faults: faults{channelLate: true}, kills: "no byte of the message left"},
 	{name: "ErrChannel for an outage", faults: faults{channelForOutage: true}, kills: "not known right now"},
 	{name: "lost reply is success", faults: faults{lostIsSuccess: true}, kills: "may have taken"},

@@ -121,7 +121,7 @@ func (t *reference) once(ctx context.Context, s *securemail.Shipment) (*securema
 			return nil, err
 		}
 	}
-	if err := t.roadMeets(s.Channel); err != nil && !t.channelLate {
+	if err := t.roadMeets(s); err != nil && !t.channelLate {
 		return nil, err
 	}
 	c, err := (&net.Dialer{}).DialContext(ctx, "tcp", t.addr)
@@ -151,10 +151,14 @@ func limited(c net.Conn, all bool) io.ReadWriteCloser {
 	}{io.LimitReader(c, 256<<10), c}
 }
 
-func (t *reference) roadMeets(floor securemail.Channel) error {
+func (t *reference) roadMeets(s *securemail.Shipment) error {
 	w := securemail.Wire{}
 	w.Hop, w.Operator = t.road()
-	if floor != securemail.ChannelAny && w.Hop == securemail.HopRelay && !t.clearBelowFloor {
+	if s.RequireTLS {
+		w.Reasons = []securemail.Reason{{Rule: "ref.requiretls", Text: "REQUIRETLS is not spoken here"}}
+		return &securemail.ChannelError{Wire: w}
+	}
+	if s.Channel != securemail.ChannelAny && w.Hop == securemail.HopRelay && !t.clearBelowFloor {
 		w.Reasons = []securemail.Reason{{Rule: "ref.relay", Text: "nobody vouches"}}
 		return &securemail.ChannelError{Wire: w}
 	}
