@@ -92,7 +92,7 @@ func (q *quiet) must(err error) {
 }
 
 func TestKill(t *testing.T) {
-	for round := range 3 {
+	for round := range 2 {
 		path := filepath.Join(t.TempDir(), "q.db")
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), childEnv+"="+path)
