@@ -3,6 +3,7 @@ package smtp_test
 import (
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"net"
 	"strings"
 	"sync"
@@ -233,6 +234,27 @@ func TestKeptConnectionIsJudgedAgain(t *testing.T) {
 	require.Equal(t, "expired name-not-proved", rules(wantChannel(t, err).Wire.Reasons))
 	require.Len(t, p.Messages(), 1)
 	require.Zero(t, tr.Idle())
+}
+
+// A host that renewed its certificate meanwhile gets the message over a fresh connection.
+func TestRenewedCertificate(t *testing.T) {
+	now := time.Date(1990, 6, 1, 0, 0, 0, 0, time.UTC)
+	old, renewed := ca.Expired("mx1.test"), ca.Cert("mx1.test")
+	shown := 0
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{TLS: &tls.Config{GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if shown++; shown == 1 {
+			return &old, nil
+		}
+		return &renewed, nil
+	}}})
+	tr := l.transport(func(o *smtp.Options) { o.Now = func() time.Time { return now } })
+	_, err := l.deliver(tr, named)
+	require.NoError(t, err)
+	now = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	_, err = l.deliver(tr, named)
+	require.NoError(t, err)
+	require.Equal(t, 2, p.Connections())
 }
 
 func TestClose(t *testing.T) {
