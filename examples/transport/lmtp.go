@@ -3,7 +3,7 @@
 //
 // It is a module of its own that imports two packages of postseal: securemail for the contract, and, in its test,
 // transport/transporttest for the kit that checks it. The test is what to copy: it wires the Transport to a far end
-// that misbehaves as the kit asks, names what LMTP can't express, and gets about ninety cases for it.
+// that misbehaves as the kit asks, names what LMTP can't express, and gets two thirds of the kit's ninety cases for it.
 //
 // What the contract asks of [Transport.Deliver], in the order of the code:
 //
