@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"slices"
+	"sync"
 	"time"
 )
 
@@ -72,19 +72,27 @@ func TLSFactsOf(cs *tls.ConnectionState) *TLSFacts {
 
 // approved says TLS 1.2 or later with a suite that crypto/tls itself holds to be secure and forward-secret.
 func (f *TLSFacts) approved() bool {
-	if f == nil || f.Version < tls.VersionTLS12 {
-		return false
-	}
-	return slices.ContainsFunc(tls.CipherSuites(), func(s *tls.CipherSuite) bool {
-		return s.ID == f.Suite && slices.Contains(s.SupportedVersions, f.Version)
-	})
+	return f != nil && f.Version >= tls.VersionTLS12 && approvedSuites()[suite{f.Version, f.Suite}]
 }
+
+type suite struct{ version, id uint16 }
+
+// approvedSuites is made once: it is asked for each delivery.
+var approvedSuites = sync.OnceValue(func() map[suite]bool {
+	all := make(map[suite]bool)
+	for _, s := range tls.CipherSuites() {
+		for _, v := range s.SupportedVersions {
+			all[suite{v, s.ID}] = true
+		}
+	}
+	return all
+})
 
 // Operator is who runs a relay and vouches for the road behind it.
 type Operator struct {
 	// Name and Agreement (the business associate agreement's reference, 45 CFR 164.504(e)) are recorded with each receipt.
 	Name, Agreement string
-	// Until is the agreement's end; Uses and Regions its limits.
+	// Until is the agreement's end, zero: none; Uses and Regions its limits.
 	Until         time.Time
 	Uses, Regions []string
 }
