@@ -32,8 +32,8 @@
 // Take counts the attempt durably before it hands a parcel out, so an attempt that crashed counts too. A lease lasts
 // [Options].Lease, and is renewed by Mark with StateAttempting and, while Run works, by a heartbeat for up to half an hour.
 // The token names the Queue's epoch and the attempt: once another worker has taken the parcel over, the old token is
-// ErrLease, before its intent can be recorded. A process that starts with the same Options.Owner takes its own leases
-// back at once; other owners' come back when their heartbeat stops. The clocks of processes on one database must agree
+// ErrLease, before its intent can be recorded. A process that starts with the Options.Owner of one that is dead takes that
+// one's leases back at once; others' come back when their heartbeat stops. The clocks of processes on one database must agree
 // within a few seconds; where they don't, leases may move early, which the tokens make harmless before the intent, and
 // which is reported as uncertain after it.
 //

@@ -6,7 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/postseal/postseal/internal/sqldb"
@@ -158,10 +162,44 @@ func (q *Queue) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		_, err = q.exec(ctx, tx, "UPDATE queue_parcel SET lease_until=0 WHERE lease_owner=? AND lease_epoch>0 AND lease_epoch<?",
-			q.o.Owner, q.epoch)
-		return err
+		owners, err := q.strings(ctx, tx, "SELECT DISTINCT lease_owner FROM queue_parcel WHERE lease_epoch>0")
+		if err != nil {
+			return err
+		}
+		for _, o := range owners {
+			if name, pid, ok := splitOwner(o); !ok || name != q.o.Owner || pid != os.Getpid() && alive(pid) {
+				continue
+			}
+			_, err = q.exec(ctx, tx, "UPDATE queue_parcel SET lease_until=0 WHERE lease_owner=? AND lease_epoch>0 AND lease_epoch<?", o, q.epoch)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// owner is how a lease names this process.
+func (q *Queue) owner() string { return q.o.Owner + "#" + strconv.Itoa(os.Getpid()) }
+
+func splitOwner(s string) (name string, pid int, ok bool) {
+	i := strings.LastIndexByte(s, '#')
+	if i < 0 {
+		return "", 0, false
+	}
+	pid, err := strconv.Atoi(s[i+1:])
+	return s[:i], pid, err == nil
+}
+
+// alive says that there is a process pid on this machine, or that one can't tell.
+func alive(pid int) bool {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return false
+	}
+	err = p.Signal(syscall.Signal(0))
+	_ = p.Release()
+	return err == nil || !errors.Is(err, os.ErrProcessDone)
 }
 
 // querier is a *sql.DB or a *sql.Tx.

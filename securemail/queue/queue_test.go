@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -470,6 +471,27 @@ func TestRestartTakesItsOwnBackAtOnce(t *testing.T) {
 		require.ErrorIs(t, a.Mark(t.Context(), r.mark(la, securemail.StateDelivered)), securemail.ErrLease)
 		require.NoError(t, b.Mark(t.Context(), r.mark(lb, securemail.StateDelivered)))
 		require.NoError(t, a2.Mark(t.Context(), r.mark(ls[0], securemail.StateDelivered)))
+	})
+}
+
+// A second process of the same owner leaves the leases of a living one alone.
+func TestLivingProcessKeepsItsLeases(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		a := r.open(r.again(), "a")
+		r.put(1)
+		l := r.take(a, 1)[0]
+		sleeper := exec.Command("sleep", "60")
+		require.NoError(t, sleeper.Start())
+		pid := sleeper.Process.Pid
+		r.exec(fmt.Sprintf("UPDATE queue_parcel SET lease_owner='a#%d'", pid))
+		require.Empty(t, r.take(r.open(r.again(), "a"), 1))
+		require.NoError(t, sleeper.Process.Kill())
+		require.Error(t, sleeper.Wait())
+		require.Empty(t, r.take(r.open(r.again(), "b"), 1), "another owner's")
+		require.Len(t, r.take(r.open(r.again(), "a"), 1), 1)
+		require.ErrorIs(t, a.Mark(t.Context(), r.mark(l, securemail.StateDelivered)), securemail.ErrLease)
+		r.exec("UPDATE queue_parcel SET lease_owner='nonsense'")
+		require.Empty(t, r.take(r.open(r.again(), "nonsense"), 1))
 	})
 }
 

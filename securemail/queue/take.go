@@ -121,7 +121,7 @@ func (q *Queue) lease(ctx context.Context, tx *sql.Tx, ids []string) error {
 	if len(ids) == 0 {
 		return nil
 	}
-	args := anys([]any{q.o.Owner, q.epoch, micros(q.o.Now().Add(q.o.Lease))}, ids)
+	args := anys([]any{q.owner(), q.epoch, micros(q.o.Now().Add(q.o.Lease))}, ids)
 	_, err := q.exec(ctx, tx, `UPDATE queue_parcel SET attempt=attempt+1, rev=rev+1, lease_owner=?, lease_epoch=?, lease_until=?
 		WHERE id IN (`+marks(len(ids))+`)`, args...)
 	return err
