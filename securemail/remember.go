@@ -90,7 +90,8 @@ type Ledger interface {
 
 // Outbox holds events between the commit that made them and the readers that need them, each with its own cursor.
 type Outbox interface {
-	// Add is for the parts: portal, tracking, posture. A nil tx: a transaction of its own.
+	// Add is for the parts: portal, tracking, posture. A nil tx: a transaction of its own. An event of Kind "read" with
+	// Status.ID and Status.Read also sets Read of that parcel's Status, once.
 	Add(ctx context.Context, tx *sql.Tx, es ...Event) error
 	// Next returns up to max events behind reader's cursor, in order; none: all read.
 	Next(ctx context.Context, reader string, max int) ([]Event, error)

@@ -85,6 +85,9 @@ func rowOf(p person, st securemail.Status, opened string) row {
 	r.Evidence = evidence(st)
 	r.Receipt = st.Receipt.Time.UTC().Format("15:04:05Z") + " " + st.Receipt.Peer
 	r.OK = r.OK && st.Choice.Method == p.by && r.Evidence != "" && opened != ""
+	if p.by == securemail.MethodEscrow {
+		r.OK = r.OK && !st.Read.IsZero()
+	}
 	if p.by == securemail.MethodTLS {
 		r.Why = "proof: " + string(st.Receipt.Proof)
 		r.OK = r.OK && st.Receipt.Meets(securemail.ChannelNamed)

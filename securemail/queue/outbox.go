@@ -13,9 +13,10 @@ import (
 
 const maxNext = 1000
 
-// packedEvents are events of parts, sealed: a key for each tenant.
+// packedEvents are events of parts, sealed: a key for each tenant; reads note the first readings that they tell of.
 type packedEvents struct {
 	keys, events [][]any
+	reads        []statement
 }
 
 // eventRows seals es under k. Seq is given later and not sealed.
@@ -53,12 +54,19 @@ func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedE
 			return nil, err
 		}
 		p.events = append(p.events, rows...)
+		if e.Kind == "read" && !e.Read.IsZero() {
+			p.reads = append(p.reads, statement{
+				"UPDATE queue_parcel SET opened=? WHERE id=? AND tenant=? AND opened=0",
+				[]any{micros(e.Read), string(e.Status.ID), e.By.Tenant},
+			})
+		}
 	}
 	return p, nil
 }
 
 func (q *Queue) writeEvents(ctx context.Context, tx querier, p *packedEvents) error {
-	return q.runAll(ctx, tx, append(inserts("queue_key (id, tenant, wrapped, made)", p.keys, ""), insertEvents(p.events)...))
+	keys := inserts("queue_key (id, tenant, wrapped, made)", p.keys, "")
+	return q.runAll(ctx, tx, slices.Concat(keys, insertEvents(p.events), p.reads))
 }
 
 // insertEvents takes each event id once: a repeat after an unknown outcome changes nothing.
@@ -67,8 +75,8 @@ func insertEvents(rows [][]any) []statement {
 }
 
 // Add implements [securemail.Outbox]. Each event needs an ID; one that is already there is left as it is, so Add may be
-// repeated. By.Tenant is the scope it is sealed under. With tx it touches only tx and the key ring, and on an error tx can
-// still be used; without, it is durable when it returns.
+// repeated. By.Tenant is the scope it is sealed under. An event of Kind "read" also sets Status.Read of its parcel, once.
+// With tx it touches only tx and the key ring, and on an error tx can still be used; without, it is durable when it returns.
 func (q *Queue) Add(ctx context.Context, tx *sql.Tx, es ...securemail.Event) error {
 	if len(es) == 0 {
 		return nil

@@ -37,16 +37,17 @@ type row struct {
 	slip, letter, status, wrapped       []byte
 	attempt, rev                        int64
 	notBefore, leaseEpoch, leaseUntil   int64
+	opened                              int64
 }
 
 const rowColumns = `p.id, p.submission, p.tenant, p.state, p.body, p.slip, p.letter, p.status, k.wrapped,
-	p.attempt, p.rev, p.not_before, p.lease_epoch, p.lease_until
+	p.attempt, p.rev, p.not_before, p.lease_epoch, p.lease_until, p.opened
 	FROM queue_parcel p JOIN queue_key k ON k.id=p.submission`
 
 func (r *row) into() []any {
 	return []any{
 		&r.id, &r.submission, &r.tenant, &r.state, &r.body, &r.slip, &r.letter, &r.status, &r.wrapped,
-		&r.attempt, &r.rev, &r.notBefore, &r.leaseEpoch, &r.leaseUntil,
+		&r.attempt, &r.rev, &r.notBefore, &r.leaseEpoch, &r.leaseUntil, &r.opened,
 	}
 }
 
@@ -65,5 +66,8 @@ func (k *dataKey) statusOf(r *row) (securemail.Status, error) {
 	st.State, st.Attempt = securemail.State(r.state), int(r.attempt)
 	st.Choice, st.Policy, st.Reasons, st.Protection, st.Receipt = p.Choice, p.Policy, p.Reasons, p.Protection, p.Receipt
 	st.Failure, st.Next, st.Changed, st.Read = p.Failure, p.Next, p.Changed, p.Read
+	if r.opened != 0 {
+		st.Read = time.UnixMicro(r.opened).UTC()
+	}
 	return st, nil
 }

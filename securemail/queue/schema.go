@@ -9,6 +9,7 @@ package queue
 //   - queue_body: one body that the parcels of a submission share: sealed bytes, or NULL where they lie in the blob store.
 //   - queue_parcel: slip, letter (header and factors) and status are sealed; letter goes when the parcel ends, and so does
 //     the body that it names when no open parcel names it. ended is 0 while the parcel is open. due is 0 where nothing happens by itself. lease_epoch is 0 where it is not leased. rev counts changes.
+//     opened is when the recipient first read it; it is outside status, which the worker that delivers writes meanwhile.
 //   - queue_event: pos is the order of writing. On SQLite, which has one writer at a time, that is the order of commits and
 //     so the event's number. On PostgreSQL it is not: a reader gives seq to what is committed, under a lock (outbox.go).
 //   - queue_reader: the cursor of each reader of events.
@@ -48,7 +49,8 @@ CREATE TABLE queue_parcel (
 	rev {int} NOT NULL,
 	lease_owner TEXT NOT NULL,
 	lease_epoch {int} NOT NULL,
-	lease_until {int} NOT NULL);
+	lease_until {int} NOT NULL,
+	opened {int} NOT NULL DEFAULT 0);
 CREATE INDEX queue_parcel_due ON queue_parcel (priority, due, id) WHERE due>0;
 CREATE INDEX queue_parcel_lease ON queue_parcel (lease_epoch) WHERE lease_epoch>0;
 CREATE INDEX queue_parcel_submission ON queue_parcel (submission, id);

@@ -201,7 +201,10 @@ func (q *Queue) Mark(_ context.Context, ms ...securemail.Mark) error {
 		if e.status.State.Final() {
 			return securemail.ErrFinal
 		}
-		e.status = m.Status
+		read := e.status.Read
+		if e.status = m.Status; e.status.Read.IsZero() {
+			e.status.Read = read
+		}
 		if m.Status.State != securemail.StateAttempting {
 			e.token = ""
 		}
@@ -217,6 +220,11 @@ func (q *Queue) Add(_ context.Context, tx *sql.Tx, es ...securemail.Event) error
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, e := range es {
+		if p := q.entries[e.Status.ID]; e.Kind == "read" && p != nil && p.status.Read.IsZero() {
+			p.status.Read = e.Read
+		}
+	}
 	q.add(es)
 	return nil
 }
