@@ -71,7 +71,6 @@ type session struct {
 	text    *textproto.Reader
 	wire    securemail.Wire
 	timeout time.Duration
-	eight   bool // the store takes 8-bit bodies (RFC 6152)
 }
 
 // maxSaid bounds what the store may say in one session, in octets.

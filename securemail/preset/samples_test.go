@@ -161,7 +161,7 @@ func leaves(t *testing.T, raw []byte) (out []string) {
 	if !message.IsUnknownCharset(err) && !message.IsUnknownEncoding(err) {
 		require.NoError(t, err)
 	}
-	_ = e.Walk(func(_ []int, part *message.Entity, err error) error {
+	_ = e.Walk(func(_ []int, part *message.Entity, _ error) error {
 		if part == nil || part.MultipartReader() != nil {
 			return nil
 		}
