@@ -96,6 +96,24 @@ func TestOuterForABccRecipientNamesHimAlone(t *testing.T) {
 	require.NotContains(t, read(t, m), "carl")
 }
 
+// TestFold: letters outside ASCII that fold into it are other letters, and so another person's address.
+func TestFold(t *testing.T) {
+	fold := func(s string) string {
+		a, err := securemail.ParseAddress(s)
+		require.NoError(t, err)
+		return encrypt.Fold(a)
+	}
+	require.Equal(t, "anna@example.org", fold("ANNA@Example.ORG"))
+	require.Equal(t, fold("J\u00fcrgen@example.org"), fold("J\u00dcRGEN@example.org"))
+	for other, like := range map[string]string{"\u212aate": "kate", "\u017fam": "sam", "\u0130da": "ida", "\u0131da": "ida"} {
+		require.NotEqual(t, fold(other+"@example.org"), fold(like+"@example.org"))
+	}
+	require.Empty(t, encrypt.Fold(securemail.Address{}))
+	m, err := encrypt.Outer(parcel(t, strings.Replace(original, "carl@", "kate@", 1), "\u212aate@example.net"), sealed())
+	require.NoError(t, err)
+	require.Empty(t, m.Header("Cc"), "a Bcc recipient with an address that looks alike")
+}
+
 func TestOuterForAnUnreadableToNamesTheRecipient(t *testing.T) {
 	msg := strings.Replace(original, "To: Anna", "To: ,,;<", 1)
 	m, err := encrypt.Outer(parcel(t, msg, "anna@example.org"), sealed())
@@ -194,6 +212,9 @@ func TestPayloadRoundTrip(t *testing.T) {
 		return head + "\r\n\r\npre\r\n--b1\r\n\r\nLiebe Anna\r\n--b1--\r\npost"
 	}
 	long := "References: <" + strings.Repeat("r", 980) + ">"
+	longest := "References: <" + strings.Repeat("r", 998-len("References: <>")) + ">"
+	longType := "multipart/mixed; boundary=b1; x="
+	longType += strings.Repeat("y", 998-len("Content-Type: ")-len(longType))
 	for name, msg := range map[string]string{
 		"text":            original,
 		"no content type": strings.Replace(strings.Replace(original, "Content-Type", "X-Was", 1), "Content-Transfer-Encoding", "X-Was", 1),
@@ -208,6 +229,9 @@ func TestPayloadRoundTrip(t *testing.T) {
 		"broken type":     multipart("multipart/mixed; boundary=b1; ;=;"),
 		"ours":            multipart("multipart/mixed; boundary=\"=_wrap_X\"; hp=\"cipher\""),
 		"long references": strings.Replace(original, "References: <00@clinic.example>\r\n", long+"\r\n", 1),
+		"longest line":    strings.Replace(original, "References: <00@clinic.example>\r\n", longest+"\r\n", 1),
+		"longest, tight":  strings.Replace(original, "References: <00@clinic.example>\r\n", strings.Replace(longest, ": <", ":<r", 1)+"\r\n", 1),
+		"longest type":    multipart(longType),
 		"content twice":   strings.Replace(original, "MIME-Version: 1.0\r\n", "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n", 1),
 	} {
 		t.Run(name, func(t *testing.T) {

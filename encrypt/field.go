@@ -6,6 +6,8 @@ import (
 	"net/mail"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/postseal/postseal/securemail"
 )
@@ -64,12 +66,24 @@ func names(fs []field, a securemail.Address) bool {
 		}
 		for _, m := range list {
 			b, err := securemail.ParseAddress(m.Address)
-			if err == nil && strings.EqualFold(a.Reveal(), b.Reveal()) {
+			if err == nil && Fold(a) == Fold(b) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// Fold reveals an address in the form in which addresses are compared: without regard to case. RFC 5321 section 2.3.11 lets
+// a host tell Anna from anna, and hardly any does. A letter outside ASCII never becomes one inside: U+212A is no k,
+// though Unicode folds it there, since both may be people. It is "" for the zero value.
+func Fold(a securemail.Address) string {
+	return strings.Map(func(r rune) rune {
+		if l := unicode.ToLower(r); r < utf8.RuneSelf || l >= utf8.RuneSelf {
+			return l
+		}
+		return r
+	}, a.Reveal())
 }
 
 // isContent says that the field belongs to the MIME structure (RFC 2045 section 9).

@@ -48,7 +48,7 @@ func Payload(p *securemail.Parcel) (securemail.Source, error) {
 	for _, f := range all {
 		switch {
 		case f.name == "content-type" && !seen[f.name]:
-			markable = canMark(f.value())
+			markable = canMark(f)
 			content.WriteString(f.raw)
 		case f.isContent() && !seen[f.name]:
 			content.WriteString(f.raw)
@@ -71,10 +71,14 @@ func Payload(p *securemail.Parcel) (securemail.Source, error) {
 }
 
 // canMark says whether the marks can be added to this Content-Type: a multipart that is no cryptographic layer of its
-// own and has no marks yet.
-func canMark(value string) bool {
-	kind, params, err := mime.ParseMediaType(value)
+// own, has no marks yet, and has room for the semicolon.
+func canMark(f field) bool {
+	kind, params, err := mime.ParseMediaType(f.value())
 	if err != nil || params["boundary"] == "" {
+		return false
+	}
+	line := strings.TrimSuffix(f.raw, "\r\n")
+	if len(line)-(strings.LastIndexByte(line, '\n')+1) >= maxLine {
 		return false
 	}
 	_, hp := params["hp"]
@@ -95,13 +99,14 @@ func mark(content string) string {
 	return b.String()
 }
 
-// hpOuter is RFC 9788 section 2.2.1. A line that would become too long is folded behind the colon.
+// hpOuter is RFC 9788 section 2.2.1. A line that would become too long is folded behind the inner colon.
 func hpOuter(f field) string {
 	firstLine, _, _ := strings.Cut(f.raw, "\r\n")
-	if len("HP-Outer: ")+len(firstLine) > maxLine {
-		return "HP-Outer:\r\n " + f.raw
+	if len("HP-Outer: ")+len(firstLine) <= maxLine {
+		return "HP-Outer: " + f.raw
 	}
-	return "HP-Outer: " + f.raw
+	name, value, _ := strings.Cut(f.raw, ":")
+	return "HP-Outer: " + name + ":\r\n " + strings.TrimLeft(value, " \t")
 }
 
 // Restore undoes [Payload]: it gives the message whose header are the protected fields and whose content is the
