@@ -17,15 +17,16 @@ const migrateLock = 0x706f73747365616c
 // ErrNewer says that the tables were made by a later release of this program; nothing was changed.
 var ErrNewer = errors.New("sqldb: the tables are newer than this program")
 
-var sqliteWords = strings.NewReplacer("{bytes}", "BLOB", "{int}", "INTEGER", "{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT")
-var postgresWords = strings.NewReplacer("{bytes}", "BYTEA", "{int}", "BIGINT", "{serial}", "BIGSERIAL PRIMARY KEY")
+var sqliteWords = strings.NewReplacer("{bytes}", "BLOB", "{int}", "INTEGER", "{serial}", "INTEGER PRIMARY KEY AUTOINCREMENT",
+	"{clustered}", "WITHOUT ROWID")
+var postgresWords = strings.NewReplacer("{bytes}", "BYTEA", "{int}", "BIGINT", "{serial}", "BIGSERIAL PRIMARY KEY", "{clustered}", "")
 
 // Migrate brings pkg's tables up to date: of steps it makes those that were not made yet, in order, all in one
 // transaction. Steps may only ever be added at the end. Any number of processes may call it at once.
 //
 // A step is one or more statements, each ending with ";" at the end of a line. Words in braces are the dialect's:
-// {bytes} is a column of octets, {int} 64 bits, {serial} the type of a primary key that counts up by itself. A statement
-// that begins with {sqlite} or {postgres} is made there only. Table names begin with the package's name.
+// {bytes} is a column of octets, {int} 64 bits, {serial} the type of a primary key that counts up by itself; {clustered}
+// behind a table keeps it in order of its primary key where that saves an index. A statement that begins with {sqlite} or {postgres} is made there only. Table names begin with the package's name.
 func (d *DB) Migrate(ctx context.Context, pkg string, steps []string) error {
 	err := d.Tx(ctx, func(ctx context.Context, tx *sql.Tx) error { return d.migrate(ctx, tx, pkg, steps) })
 	if err != nil {

@@ -63,8 +63,9 @@ type DB struct {
 	// Dialect never changes.
 	Dialect Dialect
 
-	db *sql.DB
-	s  *shared
+	db       *sql.DB
+	s        *shared
+	prepared *prepared
 }
 
 // shared is what all wrappers of one *sql.DB have in common. It must not point to the *sql.DB, so that the weak table
@@ -112,7 +113,9 @@ func Of(ctx context.Context, db *sql.DB) (*DB, error) {
 		s.dialect = d
 		s.mu.Unlock()
 	}
-	return &DB{Dialect: d, db: db, s: s}, nil
+	out := &DB{Dialect: d, db: db, s: s}
+	out.prepared = newPrepared(out)
+	return out, nil
 }
 
 // detect asks version() first: SQLite has no such function and says so without a trace, while PostgreSQL would write

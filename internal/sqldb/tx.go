@@ -75,6 +75,9 @@ func (d *DB) begin(ctx context.Context) (*open, error) {
 }
 
 func (d *DB) beginOnce(ctx context.Context) (_ *open, err error) {
+	if d.Dialect == SQLite {
+		d.prepared.prepare(ctx, d.db)
+	}
 	conn, err := d.db.Conn(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("sqldb: connect: %w", err)
@@ -98,7 +101,7 @@ func (d *DB) beginOnce(ctx context.Context) (_ *open, err error) {
 		return nil, fmt.Errorf("sqldb: begin: %w", err)
 	}
 	if d.Dialect == SQLite {
-		if err := writeLock(ctx, t.Tx); err != nil {
+		if err := writeLock(ctx, d.Prepared(t.Tx)); err != nil {
 			return nil, fmt.Errorf("sqldb: write lock: %w", err)
 		}
 	}
@@ -118,7 +121,7 @@ func (d *DB) impatient(ctx context.Context, t *open) error {
 
 // writeLock makes a deferred transaction what BEGIN IMMEDIATE is: a write that touches no row takes the lock, waits for
 // busy_timeout, and has no older snapshot to conflict with.
-func writeLock(ctx context.Context, tx *sql.Tx) error {
+func writeLock(ctx context.Context, tx *Tx) error {
 	const noRow = "DELETE FROM postseal_schema WHERE 1=0"
 	_, err := tx.ExecContext(ctx, noRow)
 	if sqliteCode(err) != sqliteError {

@@ -24,13 +24,14 @@ func blobKey(id string) string { return id[:2] + "/" + id[2:] }
 
 // storeBody seals src, into memory where it is small or no blob store is there, and else into the blob store, durably.
 func (q *Queue) storeBody(ctx context.Context, k *dataKey, src securemail.Source) (*body, error) {
-	b := &body{id: newRandom(), size: src.Size()}
+	b := &body{id: newID(q.o.Now()), size: src.Size()} // rows in order of time lie side by side
 	r, err := src.Open()
 	if err != nil {
 		return nil, failed("read body", err)
 	}
 	defer r.Close()
 	if b.size > inlineMax && q.o.Blobs != nil {
+		b.id = newRandom() // spreads over the folders
 		return b, q.storeBlob(ctx, k, b, r)
 	}
 	plain, err := io.ReadAll(io.LimitReader(r, b.size+1))

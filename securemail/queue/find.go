@@ -90,7 +90,12 @@ func (q *Queue) page(ctx context.Context, query *securemail.Query, ids []securem
 	if len(query.States) > 0 {
 		and("p.state IN ("+marks(len(query.States))+")", anys(nil, query.States)...)
 		if !slices.ContainsFunc(query.States, securemail.State.Final) {
-			and("p.ended=0") // for the index
+			and("p.ended=0")
+		}
+		if !slices.ContainsFunc(query.States, func(s securemail.State) bool {
+			return s.Final() || s == securemail.StateAccepted || s == securemail.StateAttempting
+		}) {
+			and("p.state NOT IN ('accepted','attempting')") // for the index
 		}
 	}
 	args = append(args, n)

@@ -57,7 +57,7 @@ func (q *Queue) Mark(ctx context.Context, ms ...securemail.Mark) error {
 	})
 	var gone []string
 	err := q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
-		gone, err = q.writeMarks(ctx, tx, pms)
+		gone, err = q.writeMarks(ctx, q.d.Prepared(tx), pms)
 		return err
 	})
 	if err != nil && !(errors.Is(err, securemail.ErrLease) && q.recorded(ctx, pms)) {
@@ -135,7 +135,7 @@ func (q *Queue) submissionKey(ctx context.Context, id string) (*dataKey, error) 
 }
 
 // writeMarks returns the blobs that nobody needs any more.
-func (q *Queue) writeMarks(ctx context.Context, tx *sql.Tx, ms []*packedMark) ([]string, error) {
+func (q *Queue) writeMarks(ctx context.Context, tx querier, ms []*packedMark) ([]string, error) {
 	var bodies []string
 	for _, m := range ms {
 		body, err := q.writeMark(ctx, tx, m)
@@ -150,7 +150,7 @@ func (q *Queue) writeMarks(ctx context.Context, tx *sql.Tx, ms []*packedMark) ([
 }
 
 // writeMark returns the parcel's body.
-func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) (body string, err error) {
+func (q *Queue) writeMark(ctx context.Context, tx querier, m *packedMark) (body string, err error) {
 	id, to := string(m.m.Lease.Parcel.ID), m.m.Status.State
 	from := mayCome(to)
 	set, args := "due=?, lease_epoch=0, lease_until=0", []any{int64(0)}
@@ -165,7 +165,7 @@ func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) (body 
 	args = append(args, string(to), m.status, id, m.epoch, m.attempt)
 	update := statement{"UPDATE queue_parcel SET " + set + `, state=?, status=?, rev=rev+1
 		WHERE id=? AND lease_epoch=? AND attempt=? AND state IN (` + marks(len(from)) + ") RETURNING body", anys(args, from)}
-	err = q.together(ctx, tx, update, &body, insertEvents(m.events))
+	err = q.together(ctx, tx, update, &body, q.insertEvents(m.events))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = q.whyNot(ctx, tx, m)
 	}
@@ -173,7 +173,7 @@ func (q *Queue) writeMark(ctx context.Context, tx *sql.Tx, m *packedMark) (body 
 }
 
 // whyNot says why a Mark touched no row.
-func (q *Queue) whyNot(ctx context.Context, tx *sql.Tx, m *packedMark) error {
+func (q *Queue) whyNot(ctx context.Context, tx querier, m *packedMark) error {
 	var state string
 	err := tx.QueryRowContext(ctx, q.d.Rebind("SELECT state FROM queue_parcel WHERE id=? AND lease_epoch=? AND attempt=?"),
 		string(m.m.Lease.Parcel.ID), m.epoch, m.attempt).Scan(&state)
@@ -188,7 +188,7 @@ func (q *Queue) whyNot(ctx context.Context, tx *sql.Tx, m *packedMark) error {
 
 // dropBodies removes those that no parcel needs any more, and returns the ones whose bytes lie in the blob store. Two
 // transactions that end a body's last two parcels at once may both leave it; the sweep finds it.
-func (q *Queue) dropBodies(ctx context.Context, tx *sql.Tx, ids []string) ([]string, error) {
+func (q *Queue) dropBodies(ctx context.Context, tx querier, ids []string) ([]string, error) {
 	slices.Sort(ids)
 	var blobs []string
 	for _, id := range slices.Compact(ids) {

@@ -163,7 +163,7 @@ func (q *Queue) writeChanges(ctx context.Context, tx *sql.Tx, cs []*change) ([]s
 		}
 		events = append(events, c.events...)
 	}
-	if err := q.runAll(ctx, tx, insertEvents(events)); err != nil {
+	if err := q.runAll(ctx, tx, q.insertEvents(events)); err != nil {
 		return nil, err
 	}
 	gone, err := q.dropBodies(ctx, tx, bodies)

@@ -65,13 +65,13 @@ func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedE
 }
 
 func (q *Queue) writeEvents(ctx context.Context, tx querier, p *packedEvents) error {
-	keys := inserts("queue_key (id, tenant, wrapped, made)", p.keys, "")
-	return q.runAll(ctx, tx, slices.Concat(keys, insertEvents(p.events), p.reads))
+	keys := q.inserts("queue_key (id, tenant, wrapped, made)", p.keys, "")
+	return q.runAll(ctx, tx, slices.Concat(keys, q.insertEvents(p.events), p.reads))
 }
 
 // insertEvents takes each event id once: a repeat after an unknown outcome changes nothing.
-func insertEvents(rows [][]any) []statement {
-	return inserts("queue_event (id, data_key, made, sealed)", rows, " ON CONFLICT (id) DO NOTHING")
+func (q *Queue) insertEvents(rows [][]any) []statement {
+	return q.inserts("queue_event (id, data_key, made, sealed)", rows, " ON CONFLICT (id) DO NOTHING")
 }
 
 // Add implements [securemail.Outbox]. Each event needs an ID; one that is already there is left as it is, so Add may be
@@ -88,7 +88,7 @@ func (q *Queue) Add(ctx context.Context, tx *sql.Tx, es ...securemail.Event) err
 	if tx != nil {
 		err = inSavepoint(ctx, tx, func() error { return q.writeEvents(ctx, tx, p) })
 	} else {
-		err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return q.writeEvents(ctx, tx, p) })
+		err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return q.writeEvents(ctx, q.d.Prepared(tx), p) })
 	}
 	return failed("add events", err)
 }
@@ -239,12 +239,13 @@ func (q *Queue) Forget(ctx context.Context, reader string) error {
 	return failed("forget reader", err)
 }
 
-// purgeEvents drops what every reader has acknowledged and is old enough. Without a reader nothing goes.
+// purgeEvents drops what every reader has acknowledged and is old enough, but for the newest: SQLite would give its number
+// again. Without a reader nothing goes.
 func (q *Queue) purgeEvents(ctx context.Context, now time.Time) error {
 	seq := q.seqColumn()
 	for {
 		ids, err := q.strings(ctx, q.db, "SELECT e.id FROM queue_event e WHERE "+seq+
-			"<=(SELECT min(seq) FROM queue_reader) AND e.made<? ORDER BY "+seq+" LIMIT ?", micros(now.Add(-q.o.KeepEvents)), inOneList)
+			"<=(SELECT min(seq) FROM queue_reader) AND e.made<? AND e.pos<(SELECT max(pos) FROM queue_event) ORDER BY "+seq+" LIMIT ?", micros(now.Add(-q.o.KeepEvents)), inOneList)
 		if err != nil || len(ids) == 0 {
 			return err
 		}

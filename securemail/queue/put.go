@@ -51,7 +51,9 @@ func (q *Queue) put(ctx context.Context, b *securemail.Batch) (*securemail.Submi
 	if err != nil {
 		return nil, err
 	}
-	err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error { return q.insert(ctx, tx, w) })
+	err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return q.insert(ctx, q.d.Prepared(tx), w)
+	})
 	if err != nil {
 		return q.putFailed(ctx, w, err)
 	}
@@ -328,7 +330,7 @@ func (w *packed) label(s *securemail.Slip) {
 }
 
 // insert writes w. It is run again where the database says "try again".
-func (q *Queue) insert(ctx context.Context, tx *sql.Tx, w *packed) error {
+func (q *Queue) insert(ctx context.Context, tx querier, w *packed) error {
 	bodies := make([][]any, len(w.bodies))
 	for i, b := range w.bodies {
 		bodies[i] = []any{b.id, w.b.Submission, b.size, b.sealed}
@@ -339,14 +341,14 @@ func (q *Queue) insert(ctx context.Context, tx *sql.Tx, w *packed) error {
 	}
 	key := statement{
 		`INSERT INTO queue_key (id, tenant, wrapped, idem, answer, made) VALUES (?,?,?,?,?,?)
-		ON CONFLICT (idem) DO NOTHING RETURNING ` + returning,
+		ON CONFLICT (idem) WHERE idem IS NOT NULL DO NOTHING RETURNING ` + returning,
 		[]any{w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now())},
 	}
 	err := q.together(ctx, tx, key, new(any), slices.Concat(
-		inserts("queue_body (id, submission, size, sealed)", bodies, ""),
-		inserts("queue_parcel ("+parcelColumns+")", w.parcels, ""),
-		inserts("queue_label (parcel, name, value)", w.labels, ""),
-		insertEvents(w.events),
+		q.inserts("queue_body (id, submission, size, sealed)", bodies, ""),
+		q.inserts("queue_parcel ("+parcelColumns+")", w.parcels, ""),
+		q.inserts("queue_label (parcel, name, value)", w.labels, ""),
+		q.insertEvents(w.events),
 	))
 	if errors.Is(err, sql.ErrNoRows) {
 		return errKnown

@@ -11,7 +11,7 @@ package queue
 //     the body that it names when no open parcel names it. ended is 0 while the parcel is open. due is 0 where nothing happens by itself. lease_epoch is 0 where it is not leased. rev counts changes.
 //     opened is when the recipient first read it; it is outside status, which the worker that delivers writes meanwhile.
 //   - queue_event: pos is the order of writing. On SQLite, which has one writer at a time, that is the order of commits and
-//     so the event's number. On PostgreSQL it is not: a reader gives seq to what is committed, under a lock (outbox.go).
+//     so the event's number; it does not repeat, since the newest event is never purged. On PostgreSQL it is not: a reader gives seq to what is committed, under a lock (outbox.go).
 //   - queue_reader: the cursor of each reader of events.
 var schema = []string{`
 CREATE TABLE queue_meta (
@@ -23,14 +23,15 @@ CREATE TABLE queue_key (
 	id TEXT PRIMARY KEY,
 	tenant TEXT NOT NULL,
 	wrapped {bytes} NOT NULL,
-	idem {bytes} UNIQUE,
+	idem {bytes},
 	answer {bytes},
-	made {int} NOT NULL);
+	made {int} NOT NULL) {clustered};
+CREATE UNIQUE INDEX queue_key_idem ON queue_key (idem) WHERE idem IS NOT NULL;
 CREATE TABLE queue_body (
 	id TEXT PRIMARY KEY,
 	submission TEXT NOT NULL,
 	size {int} NOT NULL,
-	sealed {bytes});
+	sealed {bytes}) {clustered};
 CREATE TABLE queue_parcel (
 	id TEXT PRIMARY KEY,
 	submission TEXT NOT NULL,
@@ -55,17 +56,17 @@ CREATE INDEX queue_parcel_due ON queue_parcel (priority, due, id) WHERE due>0;
 CREATE INDEX queue_parcel_lease ON queue_parcel (lease_epoch) WHERE lease_epoch>0;
 CREATE INDEX queue_parcel_submission ON queue_parcel (submission, id);
 CREATE INDEX queue_parcel_tenant ON queue_parcel (tenant, id);
-CREATE INDEX queue_parcel_open ON queue_parcel (tenant, state, id) WHERE ended=0;
+CREATE INDEX queue_parcel_aside ON queue_parcel (tenant, state, id) WHERE ended=0 AND state NOT IN ('accepted','attempting');
 CREATE INDEX queue_parcel_ref ON queue_parcel (ref, id) WHERE ref IS NOT NULL;
 CREATE INDEX queue_parcel_body ON queue_parcel (body) WHERE ended=0;
 CREATE TABLE queue_label (
 	parcel TEXT NOT NULL,
 	name TEXT NOT NULL,
 	value TEXT NOT NULL,
-	PRIMARY KEY (name, value, parcel));
+	PRIMARY KEY (name, value, parcel)) {clustered};
 CREATE INDEX queue_label_parcel ON queue_label (parcel);
 {sqlite}CREATE TABLE queue_event (
-	pos {serial},
+	pos INTEGER PRIMARY KEY,
 	id TEXT NOT NULL UNIQUE,
 	data_key TEXT NOT NULL,
 	made {int} NOT NULL,

@@ -19,11 +19,14 @@ const (
 	fuseParts = 4
 )
 
-// inserts writes rows many at a time.
-func inserts(into string, rows [][]any, tail string) []statement {
+// inserts writes rows many at a time. SQLite knows two texts of each, which stay prepared.
+func (q *Queue) inserts(into string, rows [][]any, tail string) []statement {
 	var out []statement
 	for len(rows) > 0 {
 		n := min(len(rows), maxRows)
+		if n < maxRows && q.d.Dialect == sqldb.SQLite {
+			n = 1
+		}
 		one := "(" + marks(len(rows[0])) + ")"
 		args := make([]any, 0, n*len(rows[0]))
 		for _, r := range rows[:n] {

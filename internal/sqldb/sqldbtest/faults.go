@@ -81,7 +81,7 @@ func (f *Faults) loses() bool {
 }
 
 // Open gives a handle on the data source dsn of db's driver, whose statements f may fail. The driver must implement
-// driver.ExecerContext, QueryerContext and ConnBeginTx.
+// driver.ExecerContext, QueryerContext, ConnPrepareContext and ConnBeginTx.
 func Open(db *sql.DB, dsn string, f *Faults) *sql.DB {
 	return sql.OpenDB(&connector{db.Driver(), dsn, f})
 }
@@ -130,6 +130,34 @@ func (c *conn) BeginTx(ctx context.Context, o driver.TxOptions) (driver.Tx, erro
 		return nil, err
 	}
 	return &tx{t, c.f}, nil
+}
+
+// PrepareContext does not count: what can't be prepared is run as it comes.
+func (c *conn) PrepareContext(ctx context.Context, q string) (driver.Stmt, error) {
+	s, err := c.Conn.(driver.ConnPrepareContext).PrepareContext(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return &stmt{s, c.f}, nil
+}
+
+type stmt struct {
+	driver.Stmt
+	f *Faults
+}
+
+func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
+	if err := s.f.next(); err != nil {
+		return nil, err
+	}
+	return s.Stmt.(driver.StmtExecContext).ExecContext(ctx, args)
+}
+
+func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
+	if err := s.f.next(); err != nil {
+		return nil, err
+	}
+	return s.Stmt.(driver.StmtQueryContext).QueryContext(ctx, args)
 }
 
 type tx struct {
