@@ -11,7 +11,10 @@
 //
 // # Security properties
 //
-// Keys from both sources are [securemail.TrustPinned]. Addresses compare without regard to case. Neither source tells which
+// Keys from both sources are [securemail.TrustPinned]: that a key is somebody's is said by who pins it. The user ids in an
+// OpenPGP certificate are not compared with the address, since keys of role addresses and of alias domains have others. A
+// pinned key never waits for approval, [securemail.ErrPending]: pinning is the approval. Addresses compare without regard to
+// case. Neither source tells which
 // people it knows: file names are the operator's choice and the index is his to keep at mode 0600; in the database an
 // address is a keyed hash, and everything about a key is sealed under the key ring's scope "tenant/<id>", so that destroying
 // the scope destroys them. Errors hold no address, no path and no key.

@@ -9,7 +9,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/postseal/postseal/encrypt"
 	"github.com/postseal/postseal/securemail"
@@ -41,11 +43,8 @@ var _ securemail.KeySource = (*FileSource)(nil)
 
 // entry binds one address to one key file.
 type entry struct {
-	Tenant      string            `json:"tenant"`
-	Address     string            `json:"address"`
-	Method      securemail.Method `json:"method"`
-	File        string            `json:"file"`
-	Fingerprint string            `json:"fingerprint"`
+	Tenant, Address, File, Fingerprint string
+	Method                             securemail.Method
 
 	address securemail.Address
 }
@@ -56,7 +55,7 @@ type entry struct {
 //	  "tenant": "clinic", "fingerprint": "0123..."}]
 //
 // "file" lies in the folder or below and should tell nothing about the person; the index is the one place that knows, and
-// should have mode 0600. "tenant" is who may use the key: absent, the single tenant ""; "*", everybody. "fingerprint" may be
+// should have mode 0600; a folder, index or key that everybody may write is a fault, outside Windows. "tenant" is who may use the key: absent, the single tenant ""; "*", everybody. "fingerprint" may be
 // absent; where it is there, another key in the file is a fault. One address may have several keys. Limits: 16 MiB of index,
 // 1 MiB a key.
 //
@@ -133,7 +132,7 @@ func (s *FileSource) load() (*os.Root, []entry, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("keys: folder: %w", bare(err))
 	}
-	b, err := readFile(root, s.index, maxIndex)
+	b, err := readIndex(root, s.index)
 	if err != nil {
 		root.Close()
 		return nil, nil, fmt.Errorf("keys: index: %w", err)
@@ -146,28 +145,90 @@ func (s *FileSource) load() (*os.Root, []entry, error) {
 	return root, entries, nil
 }
 
-// parseIndex reads the index strictly: an unknown word in it is most likely a wrong one.
+func readIndex(root *os.Root, name string) ([]byte, error) {
+	folder, err := root.Stat(".")
+	if err != nil {
+		return nil, bare(err)
+	}
+	if open(folder) && folder.Mode()&os.ModeSticky == 0 {
+		return nil, errOpen
+	}
+	return readFile(root, name, maxIndex)
+}
+
+// parseIndex reads the index strictly: an unknown word in it is most likely a wrong one, and of two values for one word
+// nobody can say which was meant. encoding/json would take the last, and any case.
 func parseIndex(b []byte) ([]entry, error) {
+	if !utf8.Valid(b) {
+		return nil, errors.New("keys: index: not UTF-8") // the decoder would put U+FFFD in its place
+	}
+	// the decoder's own texts are not passed on, since they may quote an address
 	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return nil, errors.New("keys: index: not a JSON list of entries")
+	}
 	var entries []entry
-	if err := d.Decode(&entries); err != nil {
-		return nil, errors.New("keys: index: not a JSON list of entries") // the decoder's text may quote an address
+	var faults []error
+	for d.More() {
+		e, err := parseEntry(d)
+		if err != nil {
+			return nil, fmt.Errorf("keys: index entry %d: %w", len(entries)+1, err)
+		}
+		if err := e.check(); err != nil {
+			faults = append(faults, fmt.Errorf("keys: index entry %d: %w", len(entries)+1, err))
+		}
+		entries = append(entries, e)
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, errors.New("keys: index: not a JSON list of entries")
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("keys: index: more than one JSON value")
 	}
-	var faults []error
-	for i := range entries {
-		e := &entries[i]
-		a, err := securemail.ParseAddress(e.Address)
-		if err != nil || e.Method == "" || e.File == "" || !filepath.IsLocal(e.File) {
-			faults = append(faults, fmt.Errorf("keys: index entry %d: address, method or file missing or malformed", i+1))
-			continue
-		}
-		e.address = a
-	}
 	return entries, errors.Join(faults...)
+}
+
+// parseEntry reads one flat object of texts.
+func parseEntry(d *json.Decoder) (entry, error) {
+	var e entry
+	places := map[string]*string{
+		"tenant": &e.Tenant, "address": &e.Address, "method": (*string)(&e.Method), "file": &e.File, "fingerprint": &e.Fingerprint,
+	}
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return entry{}, errors.New("not a JSON object")
+	}
+	for d.More() {
+		t, err := d.Token()
+		if err != nil {
+			return entry{}, errors.New("malformed JSON")
+		}
+		word, _ := t.(string) // in an object always
+		place := places[word]
+		if place == nil {
+			return entry{}, errors.New("an unknown word, or one twice")
+		}
+		delete(places, word)
+		v, err := d.Token()
+		text, ok := v.(string)
+		if err != nil || !ok {
+			return entry{}, errors.New("a value that is no text")
+		}
+		*place = text
+	}
+	if _, err := d.Token(); err != nil {
+		return entry{}, errors.New("malformed JSON")
+	}
+	return e, nil
+}
+
+// check fills in the address.
+func (e *entry) check() error {
+	a, err := securemail.ParseAddress(e.Address)
+	if err != nil || e.Method == "" || e.File == "" || !filepath.IsLocal(e.File) {
+		return errors.New("address, method or file missing or malformed")
+	}
+	e.address = a
+	return nil
 }
 
 // read reads one key. Its error is never ErrNoKey, but for encrypt.ErrUnavailable: a pinned key that can't be read is there.
@@ -191,6 +252,16 @@ func (s *FileSource) read(root *os.Root, e entry) (securemail.Key, error) {
 }
 
 func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
+	fi, err := root.Stat(name)
+	if err != nil {
+		return nil, bare(err)
+	}
+	switch {
+	case !fi.Mode().IsRegular():
+		return nil, errors.New("not a regular file") // a pipe would never end
+	case open(fi):
+		return nil, errOpen
+	}
 	f, err := root.Open(name)
 	if err != nil {
 		return nil, bare(err)
@@ -205,6 +276,12 @@ func readFile(root *os.Root, name string, limit int64) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// errOpen: who can change the index or a key reads the mail.
+var errOpen = errors.New("can be written by everybody (mode o+w)")
+
+// open says that everybody may write. Windows has no such bits.
+func open(fi os.FileInfo) bool { return runtime.GOOS != "windows" && fi.Mode().Perm()&0o002 != 0 }
 
 // unknown keeps the text of a cause and hides that it is ErrNoKey: that a pinned key is broken does not mean that there is
 // none.
@@ -221,4 +298,4 @@ func bare(err error) error {
 }
 
 // same compares addresses without regard to case.
-func same(a, b securemail.Address) bool { return strings.EqualFold(a.Reveal(), b.Reveal()) }
+func same(a, b securemail.Address) bool { return encrypt.Fold(a) == encrypt.Fold(b) }

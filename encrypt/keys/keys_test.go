@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"database/sql"
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -108,6 +109,19 @@ func TestFileRefusesAtOnce(t *testing.T) {
 		"no index":          func(m map[string]string) { delete(m, "keys.json") },
 		"no JSON":           func(m map[string]string) { m["keys.json"] = "anna@example.org" },
 		"unknown word":      func(m map[string]string) { m["keys.json"] = index(`{"adress":"anna@example.org"}`) },
+		"null":              func(m map[string]string) { m["keys.json"] = "null" },
+		"null entry":        func(m map[string]string) { m["keys.json"] = "[null]" },
+		"object":            func(m map[string]string) { m["keys.json"] = anna },
+		"cut":               func(m map[string]string) { m["keys.json"] = "[" + anna },
+		"cut in an entry":   func(m map[string]string) { m["keys.json"] = "[" + anna[:len(anna)-1] },
+		"cut behind a word": func(m map[string]string) { m["keys.json"] = `[{"file"` },
+		"no word":           func(m map[string]string) { m["keys.json"] = `[{1:2}]` },
+		"word twice":        func(m map[string]string) { m["keys.json"] = index(strings.Replace(anna, "{", `{"file":"2",`, 1)) },
+		"word in capitals":  func(m map[string]string) { m["keys.json"] = index(strings.Replace(anna, "{", `{"FILE":"2",`, 1)) },
+		"not a text":        func(m map[string]string) { m["keys.json"] = strings.Replace(index(anna), `"1"`, `1`, 1) },
+		"no UTF-8":          func(m map[string]string) { m["keys.json"] = strings.Replace(index(anna), "anna@", "\xff@", 1) },
+		"deep":              func(m map[string]string) { m["keys.json"] = strings.Repeat("[", 1<<20) },
+		"deep value":        func(m map[string]string) { m["keys.json"] = `[{"file":` + strings.Repeat(`{"a":`, 1<<20) },
 		"two values":        func(m map[string]string) { m["keys.json"] += "[]" },
 		"bad address":       func(m map[string]string) { m["keys.json"] = strings.Replace(index(anna), "@", "", 1) },
 		"no method":         func(m map[string]string) { m["keys.json"] = strings.Replace(index(anna), `"pgp"`, `""`, 1) },
@@ -136,6 +150,32 @@ func TestFileRefusesAtOnce(t *testing.T) {
 	require.NotContains(t, err.Error(), "anna")
 	_, err = keys.File(folder(t, good), map[securemail.Method]keys.Parser{"pgp": nil})
 	require.Error(t, err)
+}
+
+// TestLettersThatLookAlike: U+212A, U+017F and U+0130 fold into ASCII, and are other people's all the same.
+func TestLettersThatLookAlike(t *testing.T) {
+	entry := func(who string) string { return strings.Replace(anna, "anna@example.org", who, 1) }
+	f, err := keys.File(folder(t, map[string]string{
+		"keys.json": index(entry("\u212aate@example.org"), entry("sam@example.org"), entry("\u00fc@m\u00fcller.example")), "1": "pgp:aa",
+	}), parsers())
+	require.NoError(t, err)
+	s := store(t, database(t), newRing(), nil)
+	for _, who := range []string{"\u212aate@example.org", "sam@example.org", "\u00fc@m\u00fcller.example"} {
+		require.NoError(t, s.Pin(admin(t, ""), pinned(t, "", who, "aa")))
+	}
+	for name, source := range map[string]securemail.KeySource{"file": f, "sql": s} {
+		t.Run(name, func(t *testing.T) {
+			for _, other := range []string{"kate@example.org", "\u017fam@example.org"} {
+				_, err := source.Keys(t.Context(), lookup(t, "", other))
+				require.ErrorIs(t, err, securemail.ErrNoKey)
+			}
+			for _, who := range []string{"\u212aATE@example.org", "Sam@EXAMPLE.org", "\u00dc@xn--mller-kva.example"} {
+				found, err := source.Keys(t.Context(), lookup(t, "", who))
+				require.NoError(t, err)
+				require.Len(t, found, 1)
+			}
+		})
+	}
 }
 
 func TestFileNamesEveryFault(t *testing.T) {
@@ -266,6 +306,52 @@ func TestChain(t *testing.T) {
 	list[0] = key("x")
 	_, err = c.Keys(t.Context(), lookup(t, "", "anna@example.org"))
 	require.ErrorIs(t, err, securemail.ErrNoKey)
+}
+
+// TestChainOfEveryPair: each answer of a first source before each of a second. Only "surely none" goes on.
+func TestChainOfEveryPair(t *testing.T) {
+	dead := errors.New("dead")
+	good := []securemail.Key{{Method: securemail.MethodPGP, Fingerprint: "aa"}}
+	mixed := append(slices.Clone(good), securemail.Key{Method: securemail.MethodSMIME})
+	type answer struct {
+		keys  []securemail.Key
+		err   error
+		means string // what the chain makes of it
+	}
+	answers := map[string]answer{
+		"found":                 {good, nil, "found"},
+		"none":                  {nil, securemail.ErrNoKey, "none"},
+		"none, wrapped":         {nil, fmt.Errorf("x: %w", securemail.ErrNoKey), "none"},
+		"method not usable":     {nil, encrypt.ErrUnavailable, "none"},
+		"none with keys":        {good, securemail.ErrNoKey, "none"},
+		"pending":               {nil, securemail.ErrPending, "pending"},
+		"pending and none":      {nil, errors.Join(securemail.ErrNoKey, securemail.ErrPending), "pending"},
+		"pending with keys":     {good, securemail.ErrPending, "pending"},
+		"dead":                  {nil, dead, "unknown"},
+		"dead with keys":        {good, dead, "unknown"},
+		"late":                  {nil, context.DeadlineExceeded, "unknown"},
+		"silent":                {nil, nil, "unknown"},
+		"silent, not nil":       {[]securemail.Key{}, nil, "unknown"},
+		"one of another method": {mixed, nil, "unknown"},
+	}
+	source := func(a answer) securemail.KeySource {
+		return securemail.KeySourceFunc(func(context.Context, securemail.Lookup) ([]securemail.Key, error) { return a.keys, a.err })
+	}
+	for n1, first := range answers {
+		for n2, second := range answers {
+			t.Run(n1+" then "+n2, func(t *testing.T) {
+				want := first.means
+				if want == "none" {
+					want = second.means
+				}
+				found, err := keys.Chain(source(first), source(second)).Keys(t.Context(), lookup(t, "", "anna@example.org"))
+				require.Equal(t, want == "found", err == nil)
+				require.Equal(t, want == "found", len(found) > 0)
+				require.Equal(t, want == "none", errors.Is(err, securemail.ErrNoKey))
+				require.Equal(t, want == "pending", errors.Is(err, securemail.ErrPending))
+			})
+		}
+	}
 }
 
 // ring is a KeyRing in memory.
@@ -587,6 +673,7 @@ func testOutbox(t *testing.T, db *sql.DB) {
 	s := store(t, db, newRing(), &keys.Options{Outbox: o})
 	ctx := admin(t, "clinic")
 	p := pinned(t, "clinic", "anna@example.org", "aa")
+	p.Key.Fingerprint = "AA" // it is recorded as securemail.Key has it
 	require.NoError(t, s.Pin(ctx, p))
 	require.NoError(t, s.Remove(ctx, p))
 	require.NoError(t, s.Remove(ctx, p), "nothing to remove, nothing to tell")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/internal/sqldb"
@@ -185,8 +186,9 @@ func (s *SQL) read(ctx context.Context, t *tenantKey, query string, args ...any)
 	return pins, nil
 }
 
-// Pin puts p.Key there for p.Address and p.Tenant, beside other keys of the address; the same fingerprint again replaces
-// the record. The key needs Method, a Fingerprint in hex and Public (together at most 1 MiB); one with a Secret is refused,
+// Pin puts p.Key there for p.Address and p.Tenant, beside other keys of the address, and it counts at once; the same
+// fingerprint again replaces the record. Mail goes to every key that is pinned: who replaces a key removes the old one, first
+// where it may be in other hands. The key needs Method, a Fingerprint in hex and Public (together at most 1 MiB); one with a Secret is refused,
 // since secrets are never recorded. That the fingerprint is the key's is checked by the Encryptor.
 //
 // It asks for "write.key"; without right, and without Actor in ctx, it is [securemail.ErrDenied].
@@ -194,6 +196,7 @@ func (s *SQL) Pin(ctx context.Context, p Pinned) error {
 	if err := checkPinned(p); err != nil {
 		return err
 	}
+	p.Key.Fingerprint = strings.ToLower(p.Key.Fingerprint)
 	by, err := s.may(ctx, p.Tenant, p.Key.Fingerprint)
 	if err != nil {
 		return err
@@ -243,6 +246,7 @@ func checkPinned(p Pinned) error {
 // Remove takes the key with p.Tenant, p.Address, p.Key.Method and p.Key.Fingerprint away; all keys of the method where
 // the fingerprint is empty. An unknown one is nil. It asks for "write.key".
 func (s *SQL) Remove(ctx context.Context, p Pinned) error {
+	p.Key.Fingerprint = strings.ToLower(p.Key.Fingerprint)
 	by, err := s.may(ctx, p.Tenant, p.Key.Fingerprint)
 	if err != nil {
 		return err

@@ -10,9 +10,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
+	"github.com/postseal/postseal/encrypt"
 	"github.com/postseal/postseal/internal/seal"
 	"github.com/postseal/postseal/securemail"
 )
@@ -93,12 +93,12 @@ func (t *tenantKey) mac(parts ...string) string {
 
 // lookup is where keys of the address are found, without regard to case.
 func (t *tenantKey) lookup(m securemail.Method, a securemail.Address) string {
-	return t.mac("lookup", string(m), strings.ToLower(a.Reveal()))
+	return t.mac("lookup", string(m), encrypt.Fold(a))
 }
 
-// id is the one place of a key.
+// id is the one place of a key, whose fingerprint is in lower case.
 func (t *tenantKey) id(m securemail.Method, a securemail.Address, fingerprint string) string {
-	return t.mac("id", string(m), strings.ToLower(a.Reveal()), strings.ToLower(fingerprint))
+	return t.mac("id", string(m), encrypt.Fold(a), fingerprint)
 }
 
 // record is the plaintext of a row.
@@ -117,7 +117,7 @@ func (t *tenantKey) place(id string) []byte {
 
 func (t *tenantKey) seal(id string, p Pinned) ([]byte, error) {
 	b, err := json.Marshal(record{
-		Address: p.Address.Reveal(), By: p.By, Fingerprint: strings.ToLower(p.Key.Fingerprint), Method: p.Key.Method,
+		Address: p.Address.Reveal(), By: p.By, Fingerprint: p.Key.Fingerprint, Method: p.Key.Method,
 		NotAfter: p.Key.NotAfter, At: p.At, Public: p.Key.Public, Capabilities: p.Key.Capabilities,
 	})
 	if err != nil {
