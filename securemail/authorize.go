@@ -72,9 +72,9 @@ func (m *Mailer) may(ctx context.Context, act Action, kind string, ids ...string
 	return ctx, a, t, nil
 }
 
-// writesAs says whether the tenant may write as from. An empty list allows nothing.
-func (t Tenant) writesAs(from Address) bool {
-	return slices.ContainsFunc(t.From, func(s string) bool {
+// mayNotWriteAs says whether the tenant may not write as from. An empty list allows nothing.
+func (t Tenant) mayNotWriteAs(from Address) bool {
+	return !slices.ContainsFunc(t.From, func(s string) bool {
 		if s == "*" {
 			return true
 		}

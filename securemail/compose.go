@@ -124,8 +124,8 @@ func faultOf(field string, err error) Fault {
 	return Fault{}
 }
 
-// composeRaw takes a whole message. Every octet of it stays but for the Bcc fields, which are cut out, and a Date and
-// a Message-ID at the top where it has none (RFC 6409 section 8).
+// composeRaw takes a whole message. Every octet of it stays but for the Bcc and TLS-Required fields, which are cut out,
+// and a Date and a Message-ID at the top where it has none (RFC 6409 section 8).
 func composeRaw(d *Draft, c composeContext) (shared *Message, each []*Message, faults []Fault, err error) {
 	if c.maxSize > 0 && d.Raw.Size() > c.maxSize {
 		return nil, nil, []Fault{{"Message", ruleSize}}, nil
@@ -136,6 +136,9 @@ func composeRaw(d *Draft, c composeContext) (shared *Message, each []*Message, f
 			return nil, nil, []Fault{f}, nil
 		}
 		return nil, nil, nil, err
+	}
+	if len(m.Header("Message-ID")) > 1 {
+		return nil, nil, []Fault{{"Raw", ruleDuplicate}}, nil // neither replies nor evidence could name it
 	}
 	author, fault := rawAuthor(m)
 	switch {
@@ -157,43 +160,68 @@ func composeRaw(d *Draft, c composeContext) (shared *Message, each []*Message, f
 }
 
 // rawAuthor returns the mailbox that answers for m: the one in From or, where From has several, the one in Sender
-// (RFC 5322 section 3.6.2). A second From field could show a reader another author than the one that was checked, so
-// it is refused. The fault is "" or a rule.
+// (RFC 5322 section 3.6.2). A second From or Sender field could show a reader another author than the one that was
+// checked, and so could one that can't be read, so they are refused. The fault is "" or a rule.
 func rawAuthor(m *Message) (author Contact, fault string) {
-	from := m.Header("From")
+	from, sender := m.Header("From"), m.Header("Sender")
 	switch {
 	case len(from) == 0:
 		return Contact{}, ruleRequired
-	case len(from) > 1:
+	case len(from) > 1 || len(sender) > 1:
 		return Contact{}, ruleFrom
 	}
-	author, several, ok := oneMailbox(from[0])
-	if ok && !several {
-		return author, ""
+	authors := mailboxes(from[0])
+	var senders []Contact
+	if len(sender) == 1 {
+		if senders = mailboxes(sender[0]); len(senders) != 1 {
+			return Contact{}, ruleFrom
+		}
 	}
-	sender := m.Header("Sender")
-	if !several || len(sender) != 1 {
-		return Contact{}, ruleFrom
+	switch {
+	case len(authors) == 1:
+		return authors[0], ""
+	case len(authors) > 1 && len(senders) == 1:
+		return senders[0], ""
 	}
-	if author, several, ok = oneMailbox(sender[0]); !ok || several {
-		return Contact{}, ruleFrom
-	}
-	return author, ""
+	return Contact{}, ruleFrom
 }
 
-// oneMailbox reads the first mailbox of field. Raw 8-bit names of old clients are no UTF-8; such an octet in the address
-// itself makes it malformed.
-func oneMailbox(field string) (c Contact, several, ok bool) {
+// rawClaims are all the mailboxes that m shows as its origin. Readers show From, Sender, or both, so m's tenant must be
+// allowed to write as each.
+func rawClaims(m *Message) []Address {
+	var as []Address
+	for _, name := range []string{"From", "Sender"} {
+		for _, field := range m.Header(name) {
+			for _, c := range mailboxes(field) {
+				as = append(as, c.Address)
+			}
+		}
+	}
+	return as
+}
+
+// mailboxes reads field; none: some of it can't be read. Raw 8-bit names of old clients are no UTF-8; such an octet in an
+// address itself makes it malformed. A name that would break a header is left out: others write it into fields of theirs.
+func mailboxes(field string) []Contact {
 	list, err := mailboxParser().ParseList(strings.ToValidUTF8(field, "\ufffd"))
-	if err != nil || len(list) == 0 {
-		return Contact{}, false, false
+	if err != nil {
+		return nil
 	}
-	a, err := ParseAddress(list[0].Address)
-	ok = err == nil && !strings.ContainsRune(a.local, utf8.RuneError)
-	return Contact{Name: readableName(list[0].Name), Address: a}, len(list) > 1, ok
+	cs := make([]Contact, len(list))
+	for i, l := range list {
+		a, err := ParseAddress(l.Address)
+		if err != nil || strings.ContainsRune(a.local, utf8.RuneError) {
+			return nil
+		}
+		if cs[i].Address = a; lineFault(l.Name) == "" {
+			cs[i].Name = readableName(l.Name)
+		}
+	}
+	return cs
 }
 
-// rawHead cuts Bcc and Resent-Bcc (RFC 5322 sections 3.6.3 and 3.6.6) out of m's header and adds what is missing.
+// rawHead cuts Bcc and Resent-Bcc (RFC 5322 sections 3.6.3 and 3.6.6), and TLS-Required, out of m's header and adds what
+// is missing.
 func rawHead(m *Message, author Address, c composeContext) []byte {
 	var head bytes.Buffer
 	if len(m.Header("Date")) == 0 {
@@ -205,7 +233,7 @@ func rawHead(m *Message, author Address, c composeContext) []byte {
 	for field := range headFields(m.head) {
 		name, _, _ := strings.Cut(field, ":")
 		switch canonicalName(strings.TrimRight(name, " \t")) {
-		case "Bcc", "Resent-Bcc":
+		case "Bcc", "Resent-Bcc", "Tls-Required":
 		default:
 			head.WriteString(field)
 		}

@@ -11,6 +11,7 @@ import (
 	"mime"
 	"mime/quotedprintable"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/emersion/go-message/textproto"
@@ -355,7 +356,7 @@ const plainWord = 60
 // plain says that s reads the same after a header: printable US-ASCII in single-spaced words of bounded length, and
 // nothing that a reader would take for an encoded word.
 func plain(s string) bool {
-	if asciiCount(s) != len(s) || strings.Contains(s, "=?") || strings.Contains(s, "  ") || strings.Contains(s, "\t") {
+	if asciiCount(s) != len(s) || strings.Contains(s, "=?") || strings.Contains(s, "  ") || strings.ContainsFunc(s, unicode.IsControl) {
 		return false
 	}
 	for word := range words(s) {

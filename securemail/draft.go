@@ -75,10 +75,12 @@ type Draft struct {
 	// DKIM-Signature, DomainKey-Signature, ARC-*, TLS-Required, HP-Outer.
 	Header map[string][]string
 	// Raw is a whole message instead of Subject, Text, HTML, Attachments and Header. To, Cc, Bcc and Each are then its
-	// envelope only; Bcc fields in it are removed, a Date and a Message-ID added where missing, and nothing else changed.
-	// Its author, From or where that names several Sender, must be Draft.From where both are given.
+	// envelope only; Bcc fields in it are removed, and TLS-Required (RFC 8689 section 5), which asks relays to go below a
+	// floor; a Date and a Message-ID are added where missing, and nothing else changed. Its author, From or where that names
+	// several Sender, must be Draft.From where both are given, and every mailbox in both one of Tenant.From.
 	Raw Source
-	// ReturnPath is the envelope sender. Zero: Config.ReturnPath, else From.
+	// ReturnPath is the envelope sender, one of Tenant.From as From is: bounces go there, and quote the message. Zero:
+	// Config.ReturnPath, else From.
 	ReturnPath Address
 	Purpose    Purpose
 	// Subjects are the people whose data the message holds.
@@ -97,4 +99,4 @@ type Draft struct {
 }
 
 // Format implements [fmt.Formatter]; it redacts for every verb.
-func (d *Draft) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "draft"+redacted) }
+func (d Draft) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "draft"+redacted) }

@@ -37,8 +37,23 @@ func (s fileSource) Open() (io.ReadCloser, error) {
 	if err != nil {
 		return nil, fmt.Errorf("securemail: open source file: %w", bareCause(err))
 	}
-	return f, nil
+	return openFile{f}, nil
 }
+
+// openFile keeps the path out of the errors of reading, such as those of a folder or a failing disk.
+type openFile struct{ f *os.File }
+
+func (o openFile) Read(p []byte) (int, error) {
+	n, err := o.f.Read(p)
+	return n, bareCause(err)
+}
+
+func (o openFile) Seek(offset int64, whence int) (int64, error) {
+	n, err := o.f.Seek(offset, whence)
+	return n, bareCause(err)
+}
+
+func (o openFile) Close() error { return bareCause(o.f.Close()) }
 
 func (s fileSource) Size() int64 {
 	fi, err := os.Stat(string(s))

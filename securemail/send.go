@@ -95,7 +95,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.Purpose != PurposeSystem && !tenant.writesAs(from.Address) {
+	if d.Purpose != PurposeSystem && slices.ContainsFunc(claims(d, from, firstOf(shared, each)), tenant.mayNotWriteAs) {
 		return nil, fmt.Errorf("securemail: author: %w", ErrTenant)
 	}
 	b := &Batch{Tenant: a.Tenant, Key: d.Key, Submission: newID(m.c.Now())}
@@ -157,6 +157,18 @@ func authorOf(d *Draft, msg *Message) (Contact, error) {
 		return d.From, nil
 	}
 	return author, nil
+}
+
+// claims are all the addresses that d writes as.
+func claims(d *Draft, from Contact, msg *Message) []Address {
+	as := []Address{from.Address}
+	if d.ReturnPath != (Address{}) {
+		as = append(as, d.ReturnPath)
+	}
+	if d.Raw != nil {
+		as = append(as, rawClaims(msg)...)
+	}
+	return as
 }
 
 func (m *Mailer) classify(ctx context.Context, d *Draft, msg *Message) (Class, error) {
