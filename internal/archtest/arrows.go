@@ -48,13 +48,16 @@ func LevelOf(rel string) Level {
 		return Core
 	case rel == "securemail/preset":
 		return Preset
-	case within(rel, upper), strings.HasSuffix(path.Base(rel), "test") && within(rel, folders):
+	case within(rel, upper), kit(rel) && within(rel, folders):
 		return Kit
 	case within(rel, folders):
 		return Part
 	}
 	return Unknown
 }
+
+// kit says whether rel is a conformance kit: a folder that has its parent's name and "test".
+func kit(rel string) bool { return path.Base(rel) == path.Base(path.Dir(rel))+"test" }
 
 func within(rel string, roots []string) bool {
 	return slices.ContainsFunc(roots, func(r string) bool { return rel == r || inside(rel, r) })
@@ -63,28 +66,27 @@ func within(rel string, roots []string) bool {
 // inside says whether folder rel lies in folder root.
 func inside(rel, root string) bool { return root != "" && strings.HasPrefix(rel, root+"/") }
 
-// Arrows checks the direction of imports. Files of the package and tests inside it obey the arrows; external tests may
-// import everything but examples and lanes.
-func Arrows(pkgs []Package) []Violation {
+// Arrows checks the direction of imports, in files of every build tag. Files of the package and tests inside it obey the
+// arrows; external tests may import everything but examples and lanes.
+func Arrows(t *Tree) []Violation {
 	var vs []Violation
-	for _, p := range pkgs {
-		rel := p.Rel()
-		if LevelOf(rel) == Unknown {
-			vs = append(vs, Violation{rel, "folder", "is in no folder of the module's map; see LevelOf in internal/archtest"})
-			continue
-		}
-		for _, imp := range slices.Concat(p.Imports, p.TestImports) {
-			if to, ok := p.ours(imp); ok && to != rel {
-				vs = append(vs, arrow(rel, to)...)
-			}
-		}
-		for _, imp := range p.XTestImports {
-			if to, ok := p.ours(imp); ok && LevelOf(to) == Outside && LevelOf(rel) != Outside {
-				vs = append(vs, Violation{rel, "arrow", "its tests import " + to + ", an example or a lane"})
-			}
+	for _, f := range t.Files {
+		if f.Syntax != nil && LevelOf(f.Dir()) == Unknown {
+			vs = append(vs, Violation{f.Dir(), "folder", "is in no folder of the module's map; see LevelOf in internal/archtest"})
 		}
 	}
-	return sorted(vs)
+	for f, imp := range t.imports() {
+		rel := f.Dir()
+		to, ours := t.ours(imp)
+		switch {
+		case LevelOf(rel) == Unknown, !ours, to == rel:
+		case !f.External():
+			vs = append(vs, arrow(rel, to)...)
+		case LevelOf(to) == Outside && LevelOf(rel) != Outside:
+			vs = append(vs, Violation{rel, "arrow", "its tests import " + to + ", an example or a lane"})
+		}
+	}
+	return slices.Compact(sorted(vs))
 }
 
 func arrow(from, to string) []Violation {
@@ -133,9 +135,27 @@ var drivers = []string{
 	"modernc.org/sqlite", "github.com/jackc/pgx", "github.com/lib/pq", "github.com/mattn/go-sqlite3", "zombiezen.com/go/sqlite",
 }
 
-// Light checks that the core stays light and that no package below preset links an SQL driver.
-func Light(pkgs []Package) []Violation {
+// testOnly are the libraries that only files named _test.go may import.
+var testOnly = []string{"testing/synctest", "github.com/stretchr/testify", "pgregory.net/rapid", "go.uber.org/goleak"}
+
+// Light checks that the core stays light, that no package below preset links an SQL driver, that nothing needs cgo, and
+// that libraries for tests stay in tests. What a build tag hides is judged by its own imports alone.
+func Light(pkgs []Package, t *Tree) []Violation {
 	var vs []Violation
+	for f, imp := range t.imports() {
+		rel := f.Dir()
+		switch {
+		case imp == "C":
+			vs = append(vs, Violation{f.Path, "cgo", "imports C: the module builds without a C compiler"})
+		case f.Test():
+		case rel == "securemail" && slices.Contains(coreMustNot, imp):
+			vs = append(vs, Violation{rel, "light-core", "imports " + imp + ": the core speaks no protocol"})
+		case within(imp, testOnly):
+			vs = append(vs, Violation{f.Path, "test-library", "imports " + imp + ": only a _test.go may"})
+		case within(imp, drivers) && LevelOf(rel) < Preset:
+			vs = append(vs, driver(rel, imp))
+		}
+	}
 	for _, p := range pkgs {
 		rel := p.Rel()
 		if rel == "securemail" {
@@ -146,11 +166,15 @@ func Light(pkgs []Package) []Violation {
 		}
 		for _, dep := range p.Deps {
 			if within(dep, drivers) {
-				vs = append(vs, Violation{rel, "driver", "links " + dep + ": take a *sql.DB; only securemail/preset chooses a driver"})
+				vs = append(vs, driver(rel, dep))
 			}
 		}
 	}
-	return sorted(vs)
+	return slices.Compact(sorted(vs))
+}
+
+func driver(rel, dep string) Violation {
+	return Violation{rel, "driver", "links " + dep + ": take a *sql.DB; only securemail/preset chooses a driver"}
 }
 
 func lightCore(p Package) []Violation {
@@ -158,11 +182,6 @@ func lightCore(p Package) []Violation {
 	for _, dep := range p.Deps {
 		if !standard(dep) && !within(dep, coreMay) {
 			vs = append(vs, Violation{"securemail", "light-core", "reaches " + dep + ": the core is std, go-message and x/net/idna"})
-		}
-	}
-	for _, imp := range p.Imports {
-		if slices.Contains(coreMustNot, imp) {
-			vs = append(vs, Violation{"securemail", "light-core", "imports " + imp + ": the core speaks no protocol"})
 		}
 	}
 	return vs

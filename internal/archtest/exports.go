@@ -16,34 +16,57 @@ const (
 )
 
 // Exports checks what packages export: how much, that it is documented, that nothing of it can be changed from
-// outside, and that no exported function takes a bool. Commands are checked for init only.
+// outside, and that no exported function takes a bool. A method that an exported type has from an unexported one counts.
+// Commands are checked for a package comment and for init only.
 func Exports(t *Tree) []Violation {
 	var vs []Violation
 	for dir, files := range t.code() {
-		s := &surface{dir: dir, documented: map[string]bool{}}
+		s := &surface{dir: dir, documented: map[string]bool{}, bools: map[string]bool{"bool": true}, shown: map[string]bool{}}
+		parts := map[string][]string{}
 		for _, f := range files {
-			s.learn(f)
+			s.learn(f, parts)
 		}
+		s.show(parts)
 		for _, f := range files {
 			s.read(f)
 		}
 		vs = append(vs, s.vs...)
 		vs = append(vs, s.sizes()...)
 	}
+	for _, f := range t.Files {
+		vs = append(vs, inits(f)...)
+	}
 	return sorted(vs)
+}
+
+// inits holds for tests, commands and generated code too.
+func inits(f *File) []Violation {
+	if f.Syntax == nil {
+		return nil
+	}
+	var vs []Violation
+	for _, d := range f.Syntax.Decls {
+		if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && fn.Name.Name == "init" {
+			vs = append(vs, Violation{f.At(fn.Pos()), "init", "no init functions: let the caller build and pass values"})
+		}
+	}
+	return vs
 }
 
 // surface is what one package exports.
 type surface struct {
 	dir                              string
 	documented                       map[string]bool // types with a doc comment
+	bools                            map[string]bool // bool and its aliases
+	shown                            map[string]bool // types whose methods can be called from outside
 	command, comment                 bool
 	names, vars, consts, methodNames int
 	vs                               []Violation
 }
 
-// learn notes the documented types, so that a group of their constants counts as documented.
-func (s *surface) learn(f *File) {
+// learn notes the documented types, so that a group of their constants counts as documented; the aliases of bool; and
+// into parts, what each type embeds or is another name for.
+func (s *surface) learn(f *File, parts map[string][]string) {
 	s.command = s.command || f.Syntax.Name.Name == "main"
 	s.comment = s.comment || f.Syntax.Doc != nil
 	for _, d := range f.Syntax.Decls {
@@ -52,9 +75,59 @@ func (s *surface) learn(f *File) {
 			continue
 		}
 		for _, sp := range g.Specs {
-			if t, ok := sp.(*ast.TypeSpec); ok && (t.Doc != nil || g.Doc != nil) {
-				s.documented[t.Name.Name] = true
+			t, ok := sp.(*ast.TypeSpec)
+			if !ok {
+				continue
 			}
+			name := t.Name.Name
+			if t.Doc != nil || g.Doc != nil {
+				s.documented[name] = true
+			}
+			if t.Assign.IsValid() && receiver(t.Type) == "bool" {
+				s.bools[name] = true
+			}
+			parts[name] = append(parts[name], embedded(t)...)
+		}
+	}
+}
+
+// embedded are the types whose methods t has besides its own.
+func embedded(t *ast.TypeSpec) (names []string) {
+	var fields *ast.FieldList
+	switch u := t.Type.(type) {
+	case *ast.StructType:
+		fields = u.Fields
+	case *ast.InterfaceType:
+		fields = u.Methods
+	default:
+		if t.Assign.IsValid() {
+			names = append(names, receiver(t.Type))
+		}
+		return names
+	}
+	for _, f := range fields.List {
+		if len(f.Names) == 0 {
+			names = append(names, receiver(f.Type))
+		}
+	}
+	return names
+}
+
+// show finds the types whose methods show: the exported ones, and what they embed.
+func (s *surface) show(parts map[string][]string) {
+	var visit func(name string)
+	visit = func(name string) {
+		if s.shown[name] {
+			return
+		}
+		s.shown[name] = true
+		for _, p := range parts[name] {
+			visit(p)
+		}
+	}
+	for name := range parts {
+		if ast.IsExported(name) {
+			visit(name)
 		}
 	}
 }
@@ -76,10 +149,7 @@ func (s *surface) bad(at, rule, detail string) { s.vs = append(s.vs, Violation{a
 
 func (s *surface) function(f *File, fn *ast.FuncDecl) {
 	at, name := f.At(fn.Pos()), fn.Name.Name
-	if fn.Recv == nil && name == "init" {
-		s.bad(at, "init", "no init functions: let the caller build and pass values")
-	}
-	if s.command || !fn.Name.IsExported() || fn.Recv != nil && !ast.IsExported(receiver(fn.Recv.List[0].Type)) {
+	if s.command || !fn.Name.IsExported() || fn.Recv != nil && !s.shown[receiver(fn.Recv.List[0].Type)] {
 		return
 	}
 	if fn.Recv == nil {
@@ -95,19 +165,21 @@ func (s *surface) function(f *File, fn *ast.FuncDecl) {
 
 func (s *surface) noBool(at, name string, t *ast.FuncType) {
 	for _, p := range t.Params.List {
-		typ := p.Type
-		if e, ok := typ.(*ast.Ellipsis); ok {
-			typ = e.Elt
-		}
-		if id, ok := typ.(*ast.Ident); ok && id.Name == "bool" {
+		if s.bools[receiver(p.Type)] {
 			s.bad(at, "bool-parameter", name+" takes a bool: a reader of the call can't tell what true means; use a named type or an Options field")
 		}
 	}
 }
 
-// receiver is the name of a receiver's type, without pointer and type parameters.
+// receiver is the name of a receiver's or parameter's type, without pointer, slice, dots and type parameters.
 func receiver(e ast.Expr) string {
 	switch t := e.(type) {
+	case *ast.ParenExpr:
+		return receiver(t.X)
+	case *ast.Ellipsis:
+		return receiver(t.Elt)
+	case *ast.ArrayType:
+		return receiver(t.Elt)
 	case *ast.StarExpr:
 		return receiver(t.X)
 	case *ast.IndexExpr:
@@ -138,12 +210,17 @@ func (s *surface) group(f *File, g *ast.GenDecl) {
 }
 
 func (s *surface) typ(f *File, t *ast.TypeSpec, g *ast.GenDecl) {
-	if !t.Name.IsExported() {
+	if t.Name.IsExported() {
+		s.names++
+		if t.Doc == nil && g.Doc == nil {
+			s.bad(f.At(t.Pos()), "undocumented", t.Name.Name+" needs a doc comment")
+		}
+	}
+	if !s.shown[t.Name.Name] {
 		return
 	}
-	s.names++
-	if t.Doc == nil && g.Doc == nil {
-		s.bad(f.At(t.Pos()), "undocumented", t.Name.Name+" needs a doc comment")
+	if ft, ok := t.Type.(*ast.FuncType); ok {
+		s.noBool(f.At(t.Pos()), t.Name.Name, ft)
 	}
 	it, ok := t.Type.(*ast.InterfaceType)
 	if !ok {
@@ -194,10 +271,13 @@ func sentinel(v *ast.ValueSpec, i int) bool {
 }
 
 func (s *surface) sizes() []Violation {
-	if s.command {
-		return nil
-	}
 	var vs []Violation
+	if !s.comment {
+		vs = append(vs, Violation{s.dir, "undocumented", "the package has no package comment"})
+	}
+	if s.command {
+		return vs
+	}
 	over := func(n, limit int, what string) {
 		if n > limit {
 			vs = append(vs, Violation{s.dir, "exports", fmt.Sprintf("%d exported %s, at most %d: a package is one idea", n, what, limit)})
@@ -209,9 +289,6 @@ func (s *surface) sizes() []Violation {
 		over(s.methodNames, maxCoreMethods, "methods")
 	} else {
 		over(s.names+s.vars+s.consts, maxNames, "names")
-	}
-	if !s.comment {
-		vs = append(vs, Violation{s.dir, "undocumented", "the package has no package comment"})
 	}
 	return vs
 }

@@ -29,8 +29,21 @@ var foreign = []string{
 	"internal/cms",
 }
 
-// parserName is what an exported function that reads foreign bytes is called.
+// parserName is what an exported function or method that reads foreign bytes is called.
 var parserName = regexp.MustCompile(`^(?:Parse|Unmarshal|Decode|Decrypt)`)
+
+// takesF says whether the only parameter is a *testing.F.
+func takesF(fn *ast.FuncDecl) bool {
+	if fn.Type.Params.NumFields() != 1 {
+		return false
+	}
+	star, ok := fn.Type.Params.List[0].Type.(*ast.StarExpr)
+	if !ok {
+		return false
+	}
+	sel, ok := star.X.(*ast.SelectorExpr)
+	return ok && sel.Sel.Name == "F"
+}
 
 // Fuzz checks that each package that parses foreign bytes has a fuzz target.
 func Fuzz(t *Tree) []Violation {
@@ -42,8 +55,8 @@ func Fuzz(t *Tree) []Violation {
 		for _, d := range f.Syntax.Decls {
 			fn, ok := d.(*ast.FuncDecl)
 			switch {
-			case !ok || fn.Recv != nil || f.Syntax.Name.Name == "main":
-			case f.Test() && strings.HasPrefix(fn.Name.Name, "Fuzz"):
+			case !ok || f.Syntax.Name.Name == "main":
+			case f.Test() && fn.Recv == nil && strings.HasPrefix(fn.Name.Name, "Fuzz") && takesF(fn):
 				targets[f.Dir()] = true
 			case !f.Test() && parserName.MatchString(fn.Name.Name) && fn.Name.IsExported():
 				parsers[f.Dir()] = fn.Name.Name

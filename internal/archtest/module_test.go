@@ -12,10 +12,11 @@ import (
 const root = "../.."
 
 func TestArrows(t *testing.T) {
-	pkgs := load(t)
-	report(t, archtest.Arrows(pkgs))
-	report(t, archtest.Light(pkgs))
+	report(t, archtest.Arrows(tree(t)))
+	report(t, archtest.Light(load(t), tree(t)))
 }
+
+func TestCalls(t *testing.T) { report(t, archtest.Calls(tree(t))) }
 
 func TestLimits(t *testing.T)  { report(t, archtest.Limits(tree(t))) }
 func TestExports(t *testing.T) { report(t, archtest.Exports(tree(t))) }

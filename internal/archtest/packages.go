@@ -12,17 +12,15 @@ import (
 
 // Package is what go list says about one package.
 type Package struct {
-	ImportPath, Dir, Name              string
-	GoFiles                            []string
-	Imports, TestImports, XTestImports []string
-	// Deps is the closure of Imports.
+	ImportPath string
+	// Deps is the closure of the imports of files that are no tests.
 	Deps   []string
 	Module struct{ Path string }
 }
 
 // Load lists the packages of the module in dir that match patterns. Nested modules are not among them.
 func Load(dir string, patterns ...string) ([]Package, error) {
-	fields := "-json=ImportPath,Dir,Name,GoFiles,Imports,TestImports,XTestImports,Deps,Module"
+	fields := "-json=ImportPath,Deps,Module"
 	cmd := exec.Command("go", append([]string{"list", fields}, patterns...)...)
 	cmd.Dir = dir
 	var errText bytes.Buffer
@@ -44,14 +42,14 @@ func Load(dir string, patterns ...string) ([]Package, error) {
 }
 
 // Rel is the package's folder relative to the module's root; "" for the root.
-func (p Package) Rel() string { rel, _ := p.ours(p.ImportPath); return rel }
+func (p Package) Rel() string { rel, _ := below(p.Module.Path, p.ImportPath); return rel }
 
-// ours cuts the module path off an import path and says whether it was there.
-func (p Package) ours(path string) (string, bool) {
-	if path == p.Module.Path {
+// below cuts the module path off an import path and says whether it was there.
+func below(module, path string) (string, bool) {
+	if path == module {
 		return "", true
 	}
-	return strings.CutPrefix(path, p.Module.Path+"/")
+	return strings.CutPrefix(path, module+"/")
 }
 
 // standard says whether path is of the standard library: its first element has no dot.

@@ -46,8 +46,8 @@ func everyRule(t *testing.T, dir string) []string {
 	require.NoError(t, err)
 	var lines []string
 	for _, vs := range [][]archtest.Violation{
-		archtest.Arrows(pkgs), archtest.Light(pkgs), archtest.Limits(tr), archtest.Exports(tr), archtest.Text(tr),
-		archtest.Fuzz(tr), atRoot, archtest.Maps(tr, pkgs),
+		archtest.Arrows(tr), archtest.Light(pkgs, tr), archtest.Limits(tr), archtest.Exports(tr), archtest.Text(tr),
+		archtest.Calls(tr), archtest.Fuzz(tr), atRoot, archtest.Maps(tr, pkgs),
 	} {
 		for _, v := range vs {
 			lines = append(lines, v.String())

@@ -42,10 +42,15 @@ var (
 	leftover    = regexp.MustCompile(`(?i)\b(?:to` + `do|fix` + `me)\b(\(RFC )?`)
 )
 
-// Text checks every file for paths of one machine, for notes to oneself, and for code that is commented out. What an
+// Text checks every file for paths of one machine, for notes to oneself, for code that is commented out, and for a mark of
+// generated code that nothing generates. What an
 // RFC asks and is not done yet is marked by the word with "(RFC section)" behind it, and only so.
 func Text(t *Tree) []Violation {
 	var vs []Violation
+	made := map[string]bool{}
+	for _, f := range t.Files {
+		made[f.Dir()] = made[f.Dir()] || f.Syntax != nil && strings.Contains(f.Text, "\n//go:generate ")
+	}
 	for _, f := range t.Files {
 		n := 0
 		for line := range strings.Lines(f.Text) {
@@ -57,6 +62,9 @@ func Text(t *Tree) []Violation {
 			if m := leftover.FindStringSubmatch(line); m != nil && m[1] == "" {
 				vs = append(vs, Violation{at, "leftover", "a note to oneself; do it, file it, or cite the RFC that asks for it"})
 			}
+		}
+		if f.Generated() && !made[f.Dir()] {
+			vs = append(vs, Violation{f.Path, "generated", "says that a tool wrote it, which lifts the limits, but its folder has no go:generate line"})
 		}
 		if f.Syntax != nil && !f.Test() && !f.Generated() {
 			vs = append(vs, commentedOut(f)...)

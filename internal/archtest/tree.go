@@ -6,10 +6,14 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+
+	"golang.org/x/mod/modfile"
 )
 
 // Tree is the source of a module, nested modules included; testdata and vendored folders are left out.
@@ -40,6 +44,9 @@ func (f *File) Test() bool { return strings.HasSuffix(f.Path, "_test.go") }
 
 // Generated says whether the file carries the mark of generated code.
 func (f *File) Generated() bool { return f.Syntax != nil && ast.IsGenerated(f.Syntax) }
+
+// External says whether it is a test outside its package.
+func (f *File) External() bool { return f.Test() && strings.HasSuffix(f.Syntax.Name.Name, "_test") }
 
 // At is file:line of a position.
 func (f *File) At(p token.Pos) string { return fmt.Sprintf("%s:%d", f.Path, f.line(p)) }
@@ -91,6 +98,44 @@ func (t *Tree) add(path string) error {
 	}
 	t.Files = append(t.Files, f)
 	return nil
+}
+
+// imports yields each import of each Go file of the module, whatever its build tags; nested modules are left out.
+func (t *Tree) imports() iter.Seq2[*File, string] {
+	return func(yield func(*File, string) bool) {
+		nested := t.nested()
+		for _, f := range t.Files {
+			if f.Syntax == nil || within(f.Dir(), nested) {
+				continue
+			}
+			for _, s := range f.Syntax.Imports {
+				if imp, err := strconv.Unquote(s.Path.Value); err == nil && !yield(f, imp) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// nested are the folders with a go.mod of their own.
+func (t *Tree) nested() []string {
+	var dirs []string
+	for _, f := range t.Files {
+		if dir, ok := strings.CutSuffix(f.Path, "/go.mod"); ok {
+			dirs = append(dirs, dir)
+		}
+	}
+	return dirs
+}
+
+// ours cuts the module path off an import path and says whether it was there.
+func (t *Tree) ours(imp string) (string, bool) {
+	for _, f := range t.Files {
+		if f.Path == "go.mod" {
+			return below(modfile.ModulePath([]byte(f.Text)), imp)
+		}
+	}
+	return "", false
 }
 
 // code yields the Go files that the limits hold for, by folder: neither tests nor generated.
