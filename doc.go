@@ -9,7 +9,7 @@
 //
 // A host that wants mail to leave safely calls securemail/preset, or builds a securemail.Config of its own parts and
 // calls securemail.New. A contributor implements one interface of securemail (Transport, Encryptor, KeySource, Policy,
-// Gate, Sink) and runs its conformance kit.
+// Gate, Sink) and runs its conformance kit, where there is one.
 //
 // # Map
 //
@@ -18,7 +18,7 @@
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
 //	securemail/audit             tamper-evident log of decisions and receipts
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy
-//	securemail/preset            one call wires everything on one SQLite file
+//	securemail/preset            one call wires everything, on one SQLite file or the host's own database
 //	securemail/securemailtest    for hosts' own tests
 //	encrypt                      TLS alone as a method; MIME helpers that encryptors share
 //	encrypt/pgp                  OpenPGP messages (RFC 3156, RFC 9580)
@@ -37,22 +37,22 @@
 // # How a message flows
 //
 //	Draft                        one message, many recipients
-//	  |  Mailer.Send / SendTx    authorise, validate, Gates, Classifier
+//	  |  Mailer.Send / SendTx    authorise, validate, Gates (who may be written to), Classifier (what it holds)
 //	  v
 //	Parcel, Parcel, ...          one per recipient, sealed at rest, in the queue: from here on nothing is lost
-//	  |  Mailer.Run / RunDue     a lease; archive; Gates again
+//	  |  Mailer.Run / RunDue     a lease; Archiver, where there is one; Gates again
 //	  v
 //	Policy.Decide(Facts)         asked again after the look-ups that it needs
 //	  |
 //	  v
 //	Choice 1 --no key, floor not met--> Choice 2 --> ... --> Else: hold, bounce or drop
 //	  |
-//	  |  encrypt, sign, prove the floor, record the intent
+//	  |  Encryptor, Signer; the Transport proves the floor, then records the intent
 //	  v
 //	the far end                  Receipt: who proved the name, TLS version and suite, key fingerprints
 //	  |
 //	  v
-//	outcome and events           one commit; ledger, webhooks and statistics read them at least once
+//	outcome and events           one commit; the Ledger and the Sinks read them at least once, each by its own cursor
 //
 // Encryption comes behind the queue, so that the decision rests on what is true when the message leaves, not when it
 // was handed in.
@@ -65,7 +65,7 @@
 //   - When Send returns nil the mail survives power loss. Duplicates can arise only between recorded intent and
 //     outcome, and each is reported.
 //   - All that can hold personal data is sealed at rest, under keys kept apart from it.
-//   - Personal data does not reach errors, logs, metrics or file names.
+//   - Personal data does not reach errors, logs, events' JSON or file names.
 //
 // SECURITY.md says against whom this holds and what counts as a vulnerability.
 //
