@@ -20,10 +20,13 @@ import (
 const (
 	maxDepth   = 12
 	maxParts   = 1000
-	maxHeader  = 256 << 10
-	maxText    = 1 << 20 // octets of text or HTML shown
-	maxInline  = 8 << 20 // octets of inline images in one page
-	maxName    = 100     // characters of a file name
+	maxHeader  = 256 << 10     // octets of the message's header
+	maxSection = 64 << 10      // octets of a part's header, and of what lies between parts
+	maxFields  = 20_000        // header fields of all parts
+	maxText    = 1 << 20       // octets of text or HTML shown
+	maxInline  = 8 << 20       // octets of inline images in one message
+	maxShown   = 2 * maxInline // octets of inline images in one page, repeats included
+	maxName    = 100           // characters of a file name
 	maxSubject = 500
 )
 
@@ -31,6 +34,7 @@ var (
 	errNoPart = errors.New("portal: no such part")
 	errDeep   = errors.New("portal: message nested too deep")
 	errMany   = errors.New("portal: message of too many parts")
+	errLong   = errors.New("portal: header of a part too long")
 	errFound  = errors.New("portal: part found")
 )
 
@@ -63,14 +67,15 @@ type part struct {
 // walk calls fn for each leaf of r. An error of fn's ends it and is returned; a fault of the structure is errBroken
 // wrapped, after what came before it was walked.
 func walk(r io.Reader, head func(*message.Header), fn func(*part) error) error {
-	m, err := message.ReadWithOptions(r, &message.ReadOptions{MaxHeaderBytes: maxHeader})
+	g := &gate{r: r, left: noLimit}
+	m, err := message.ReadWithOptions(g, &message.ReadOptions{MaxHeaderBytes: maxHeader})
 	if err != nil && !tolerable(err) {
 		return fmt.Errorf("%w: %w", errBroken, err)
 	}
 	if head != nil {
 		head(&m.Header)
 	}
-	w := &walker{fn: fn}
+	w := &walker{fn: fn, gate: g}
 	if err := w.entity(m, "", 0); err != nil || !w.cut {
 		return err
 	}
@@ -84,9 +89,44 @@ func tolerable(err error) bool {
 }
 
 type walker struct {
-	fn  func(*part) error
-	n   int
-	cut bool // a part ended too early
+	fn     func(*part) error
+	gate   *gate
+	n      int
+	fields int
+	cut    bool // a part ended too early
+}
+
+const noLimit = 1 << 62
+
+// gate bounds what go-message reads for the header of a part, for which it has no limit of its own.
+type gate struct {
+	r    io.Reader
+	left int
+}
+
+func (g *gate) Read(p []byte) (int, error) {
+	if g.left == 0 {
+		return 0, errLong
+	}
+	n, err := g.r.Read(p[:min(len(p), g.left)])
+	if g.left != noLimit {
+		g.left -= n
+	}
+	return n, err
+}
+
+// next is the next part of mr, its header bounded.
+func (w *walker) next(mr message.MultipartReader) (*message.Entity, error) {
+	w.gate.left = maxSection
+	child, err := mr.NextPart()
+	w.gate.left = noLimit
+	if child == nil {
+		return nil, err
+	}
+	if w.fields += child.Header.Len(); w.fields > maxFields {
+		return nil, errLong
+	}
+	return child, err
 }
 
 // lenient ends where a part was cut off: much mail lacks its last boundary, and what is there can be read.
@@ -127,7 +167,7 @@ func (w *walker) entity(m *message.Entity, parent string, depth int) error {
 	}
 	kind, _, _ := m.Header.ContentType()
 	for seen := 0; ; seen++ {
-		child, err := mr.NextPart()
+		child, err := w.next(mr)
 		switch {
 		case errors.Is(err, io.EOF):
 			return nil

@@ -29,7 +29,7 @@ func fileName(s string, p *part) string {
 	if len([]rune(ext)) > 16 {
 		ext = ""
 	}
-	return clip(strings.TrimSuffix(s, ext), maxName-len([]rune(ext))) + ext
+	return strings.TrimRight(clip(strings.TrimSuffix(s, ext), maxName-len([]rune(ext)))+ext, ". ")
 }
 
 // reserved are the device names of Windows, with any extension.
