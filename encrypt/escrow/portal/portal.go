@@ -36,7 +36,7 @@
 //
 // A code is drawn from crypto/rand, lives 10 minutes, works once and only in the browser session that asked, and is kept
 // as argon2id. Tries are counted in the database before they are checked: 5 per session and message, 20 per message in 10
-// minutes and 100 in 30 days, each way of proof on its own; a code is mailed once a minute and three times an hour to an
+// minutes and, but for mailed codes, 100 in 30 days (NIST SP 800-63B-4 section 3.2.2), each way of proof on its own; a code is mailed once a minute and three times an hour to an
 // address. A browser that has signed in is never throttled by others.
 //
 // Sessions are 256 random bits in a __Host- cookie, kept as a hash, renewed on proof, ended after 15 minutes without use,

@@ -49,7 +49,9 @@ func (s *session) reads(now time.Time) bool {
 }
 
 // hasCode says that a mailed code is waited for.
-func (s *session) hasCode(now time.Time) bool { return len(s.code) > 0 && now.Before(s.codeUntil) }
+func (s *session) hasCode(now time.Time) bool {
+	return len(s.code) > 0 && within(now, s.codeUntil.Add(-codeFor), codeFor)
+}
 
 // within says that less than d has passed since t; a clock that was set back counts as over.
 func within(now, t time.Time, d time.Duration) bool {

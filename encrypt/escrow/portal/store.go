@@ -104,7 +104,7 @@ const sweepEvery = time.Minute
 // background work. It fails silently but for the log: nothing depends on it.
 func (s *store) sweep(ctx context.Context, now time.Time, log *slog.Logger) {
 	s.mu.Lock()
-	due := now.Sub(s.swept) >= sweepEvery
+	due := !within(now, s.swept, sweepEvery)
 	if due {
 		s.swept = now
 	}

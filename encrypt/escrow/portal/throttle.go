@@ -75,18 +75,19 @@ func (v *visit) release(ids []string) error {
 }
 
 // tryLimits are those of one try at a way of proof. A code that nobody waits for counts against the session alone, so
-// that strangers can't use up the recipient's tries.
+// that strangers can't use up the recipient's tries. A mailed code has no limit over weeks: three an hour with five tries
+// each find one of 10^8 in a month with 1 chance in 10,000, and the limit would let who has the link close this way.
 func (v *visit) tryLimits(way string, s *session) []limit {
 	p, hash := v.p.e.Pseudonym, string(v.loc.Hash())
 	mine := limit{p("try", way, hash, s.id), perSession, tryWindow}
 	if way == wayCode && !s.hasCode(v.now) {
 		return []limit{mine}
 	}
-	return []limit{
-		mine,
-		{p("tries", way, hash), perMessage, tryWindow},
-		{p("tries-long", way, hash), perLong, longWindow},
+	all := []limit{mine, {p("tries", way, hash), perMessage, tryWindow}}
+	if way != wayCode {
+		all = append(all, limit{p("tries-long", way, hash), perLong, longWindow})
 	}
+	return all
 }
 
 // mailLimits are those of one mailed code: to the address, or, where nothing will be mailed, to the locator.

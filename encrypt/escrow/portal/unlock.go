@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/postseal/postseal/encrypt/escrow"
 	"github.com/postseal/postseal/securemail"
@@ -64,7 +66,7 @@ func (v *visit) sendCode() error {
 	to := "locator " + string(v.loc)
 	if mails {
 		to = strings.ToLower(d.Recipient().Reveal())
-		if err := d.MailRoute(ctx); errors.Is(err, securemail.ErrHold) {
+		if err := v.mailRoute(ctx, d); errors.Is(err, securemail.ErrHold) {
 			v.p.o.Logger.WarnContext(ctx, "portal: no code mailed: the route does not meet the floor now", slog.String("deposit", d.ID()))
 			mails = false
 		}
@@ -80,6 +82,17 @@ func (v *visit) sendCode() error {
 		return errors.Join(err, v.release(hits))
 	}
 	return nil
+}
+
+// mailRoute is d's, asked for within half of the floor: a longer look would tell that there is a message. What it can't
+// tell by then, delivery proves.
+func (v *visit) mailRoute(ctx context.Context, d *escrow.Deposit) error {
+	if v.p.o.Floor > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, v.p.o.Floor/2)
+		defer cancel()
+	}
+	return d.MailRoute(ctx)
 }
 
 // makeCode draws a code, remembers it and, if mails, hands it to the Sender. Without a mail it is never known to anybody.
@@ -189,14 +202,41 @@ func (v *visit) right(s *session, d *escrow.Deposit, way, value string) (bool, e
 		if !s.hasCode(v.now) {
 			return false, nil
 		}
-		digits := strings.NewReplacer(" ", "", "-", "").Replace(value)
-		ok, err := v.p.e.Match(ctx, s.code, v.bound(digits, s))
+		ok, err := v.p.e.Match(ctx, s.code, v.bound(digits(value), s))
 		return ok && d.Live(), err
 	case wayAccess:
 		return d.Check(ctx, escrow.FactorCode, securemail.NewSecret(value))
 	default:
 		return d.Check(ctx, escrow.FactorQuestion, securemail.NewSecret(value))
 	}
+}
+
+// digits is a typed code as it was mailed: keyboards have digits of other scripts, and what was pasted may hold blanks.
+func digits(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.Is(unicode.Nd, r):
+			return '0' + digitOf(r)
+		case r == '-' || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r):
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// digitOf counts from the zero of r's script: Unicode has them in runs of ten (The Unicode Standard, section 4.6).
+func digitOf(r rune) rune {
+	for _, x := range unicode.Nd.R16 {
+		if r >= rune(x.Lo) && r <= rune(x.Hi) {
+			return (r - rune(x.Lo)) % 10
+		}
+	}
+	for _, x := range unicode.Nd.R32 {
+		if r >= rune(x.Lo) && r <= rune(x.Hi) {
+			return (r - rune(x.Lo)) % 10
+		}
+	}
+	return 0
 }
 
 // enter proves that the message opens, signs the browser in and records the reading. The page then is a GET that

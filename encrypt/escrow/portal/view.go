@@ -78,7 +78,7 @@ func (v *visit) message(s *session) error {
 	return v.write(http.StatusOK, "message", &pageData{Path: v.p.prefix + string(v.loc), View: view})
 }
 
-// deposit is the live deposit of a signed-in session; nil: the answer was given.
+// deposit is the live deposit of a signed-in session, recorded as read; nil: the answer was given.
 func (v *visit) deposit() (*escrow.Deposit, error) {
 	s, err := v.session()
 	if err != nil {
@@ -90,7 +90,8 @@ func (v *visit) deposit() (*escrow.Deposit, error) {
 			return nil, err
 		}
 		if d.Live() {
-			return d, v.touch(s)
+			// Where sign-in could not record the reading, nothing may be read before that is made up for.
+			return d, errors.Join(v.touch(s), d.Opened(v.reader(d, "session")))
 		}
 	}
 	v.p.plain(v.w, v.r, http.StatusUnauthorized)
