@@ -45,20 +45,27 @@ func (b *body) content() encrypt.Content {
 	}
 }
 
-// newArmor writes ASCII armor with CRLF, without headers and without the checksum that RFC 9580 section 6.1 drops.
-func newArmor(w io.Writer) io.WriteCloser {
+// newArmor writes ASCII armor with CRLF and without headers. The checksum is left out with SEIPD version 2 only, where RFC
+// 9580 section 6.1 forbids it: GnuPG 2.2 reads "-----END" as data where neither padding nor checksum ends them, which is one
+// message in three, and then calls the message manipulated.
+func newArmor(w io.Writer, checksum bool) io.WriteCloser {
 	lines := &crlfLines{w: w}
-	return &armorWriter{WriteCloser: base64.NewEncoder(base64.StdEncoding, lines), lines: lines}
+	return &armorWriter{WriteCloser: base64.NewEncoder(base64.StdEncoding, lines), lines: lines, checksum: checksum, crc: crc24Init}
 }
 
 type armorWriter struct {
 	io.WriteCloser
-	lines *crlfLines
+	lines    *crlfLines
+	checksum bool
+	crc      uint32
 }
 
 func (a *armorWriter) Write(p []byte) (int, error) {
 	if err := a.lines.start(); err != nil {
 		return 0, err
+	}
+	if a.checksum {
+		a.crc = crc24(a.crc, p)
 	}
 	return a.WriteCloser.Write(p)
 }
@@ -67,7 +74,37 @@ func (a *armorWriter) Close() error {
 	if err := a.WriteCloser.Close(); err != nil {
 		return err
 	}
-	return a.lines.end()
+	sum := ""
+	if a.checksum {
+		sum = "=" + base64.StdEncoding.EncodeToString([]byte{byte(a.crc >> 16), byte(a.crc >> 8), byte(a.crc)}) + "\r\n"
+	}
+	return a.lines.end(sum)
+}
+
+// The parameters of RFC 9580 section 6.1.1.
+const (
+	crc24Init = 0xb704ce
+	crc24Poly = 0x1864cfb
+)
+
+// crc24Table is the checksum of each octet, so that 25 MB do not cost 200 million steps.
+var crc24Table = func() (t [256]uint32) {
+	for i := range t {
+		t[i] = uint32(i) << 16
+		for range 8 {
+			if t[i] <<= 1; t[i]&0x1000000 != 0 {
+				t[i] ^= crc24Poly
+			}
+		}
+	}
+	return t
+}()
+
+func crc24(crc uint32, p []byte) uint32 {
+	for _, b := range p {
+		crc = (crc<<8 ^ crc24Table[byte(crc>>16)^b]) & 0xffffff
+	}
+	return crc
 }
 
 // crlfLines breaks base64 into lines.
@@ -105,8 +142,8 @@ func (l *crlfLines) Write(p []byte) (int, error) {
 	return done, nil
 }
 
-func (l *crlfLines) end() error {
-	text := "-----END PGP MESSAGE-----\r\n"
+func (l *crlfLines) end(sum string) error {
+	text := sum + "-----END PGP MESSAGE-----\r\n"
 	if l.used > 0 {
 		text = "\r\n" + text
 	}

@@ -36,7 +36,7 @@ const (
 	WhyPrivate      Why = "private"         // a private key where a certificate was expected
 	WhySeveral      Why = "several"         // more than one certificate
 	WhyMismatch     Why = "mismatch"        // not the certificate that Key.Fingerprint names
-	WhyUnbound      Why = "unbound"         // no valid self-signature
+	WhyUnbound      Why = "unbound"         // no valid self-signature, or every user id revoked
 	WhyExpired      Why = "expired"         // the key or its self-signature
 	WhyFuture       Why = "future"          // not valid yet
 	WhyRevoked      Why = "revoked"         // the key, or its only encryption subkey

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"strings"
 	"time"
 
@@ -23,8 +22,8 @@ const chunk = 32 << 10
 // Options are what an [Encryptor] can be told. Nil is the zero value: encrypt only.
 type Options struct {
 	// SigningKeys are private keys, armored or binary and under no passphrase, by whom they sign for: an address
-	// ("anna@example.org"), a domain ("@example.org", lower case), or "" for everybody; the first that fits in this order.
-	// Ignored where SigningKey is set. New copies the map.
+	// ("anna@example.org"), a domain ("@example.org"), or "" for everybody; the first that fits in this order. Case does not
+	// matter. Ignored where SigningKey is set. New copies the map.
 	SigningKeys map[string]securemail.Secret
 	// SigningKey asks the host, who may go by Actor.Tenant as well. [ErrNoSigner]: this sender has none; any other error stops
 	// the attempt. Called from many goroutines.
@@ -49,12 +48,13 @@ func New(o *Options) (*Encryptor, error) {
 	e := &Encryptor{}
 	if o != nil {
 		e.o = *o
-		e.o.SigningKeys = maps.Clone(o.SigningKeys)
 	}
 	if e.o.Now == nil {
 		e.o.Now = time.Now
 	}
-	faults := []error{checkSigners(&e.o)}
+	var err error
+	e.o.SigningKeys, err = checkSigners(e.o.SigningKeys)
+	faults := []error{err}
 	if e.o.Signing > SigningOptional {
 		faults = append(faults, errors.New("pgp: options: unknown Signing"))
 	}
@@ -82,7 +82,8 @@ func (e *Encryptor) Encrypt(ctx context.Context, j *securemail.Job) (*securemail
 	if err := errors.Join(ctx.Err(), available()); err != nil {
 		return nil, err
 	}
-	cfg := config(e.o.Now, e.o.Rand)
+	now := e.o.Now() // read once: a key that ends in the middle must not be named for one that was used
+	cfg := config(func() time.Time { return now }, e.o.Rand)
 	to, err := recipients(j.Keys, cfg)
 	if err != nil {
 		return nil, err
@@ -154,7 +155,7 @@ type sealing struct {
 
 // seal writes payload as one OpenPGP message.
 func seal(ctx context.Context, w io.Writer, payload securemail.Source, s *sealing) error {
-	out := newArmor(w)
+	out := newArmor(w, !seipd2(s.to))
 	params := &openpgp.EncryptParams{Config: s.cfg, Hints: &openpgp.FileHints{}} // no name, no time
 	if s.signer != nil {
 		params.Signers = []*openpgp.Entity{s.signer}

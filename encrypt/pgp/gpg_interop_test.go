@@ -4,9 +4,13 @@ package pgp_test
 
 import (
 	"bytes"
+	"io"
+	"mime"
+	"mime/multipart"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -88,6 +92,110 @@ func TestGnuPGReadsOurs(t *testing.T) {
 			require.Contains(t, status, "[GNUPG:] DECRYPTION_INFO 2 9") // with MDC, AES-256
 			require.NotContains(t, status, "WARNING")
 		})
+	}
+}
+
+// TestGnuPGReadsEverySample: each sample mail comes out of gpg --decrypt with its subject and its leaves, octet by octet.
+func TestGnuPGReadsEverySample(t *testing.T) {
+	g := newGPG(t)
+	secret, key := pair(t, "anna@example.org")
+	signer, signerKey := pair(t, "bob@clinic.example")
+	g.run([]byte(secret.Reveal()), "--import")
+	g.run(signerKey.Public[0], "--import")
+	e := encryptor(t, &pgp.Options{SigningKeys: map[string]securemail.Secret{"": signer}})
+	samples, err := filepath.Glob("../../examples/testdata/*.eml")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(samples), 20)
+	for _, name := range samples {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			g := &gpg{t, g.home}
+			b, err := os.ReadFile(name)
+			require.NoError(t, err)
+			sample := regexp.MustCompile("\r?\n").ReplaceAllString(string(b), "\r\n")
+			for _, field := range []string{"Date: Tue, 24 Nov 2026 10:00:00 +0000", "Message-ID: <sample@clinic.example>"} {
+				word, _, _ := strings.Cut(field, " ")
+				if !regexp.MustCompile("(?im)^" + word).MatchString(sample) {
+					sample = field + "\r\n" + sample // as the Mailer does
+				}
+			}
+			j := job(t, key)
+			j.Parcel = parcel(t, sample)
+			s, err := e.Encrypt(t.Context(), j)
+			require.NoError(t, err)
+			version, armored := rfc3156(t, s.Message)
+			require.Equal(t, "Version: 1\r\n", version)
+			plain, status := g.run([]byte(armored), "--decrypt")
+			require.Contains(t, status, "[GNUPG:] GOODSIG")
+			require.Contains(t, status, "[GNUPG:] GOODMDC")
+			require.Contains(t, string(plain), "protected-headers=\"v1\"")
+			back, err := encrypt.Restore(securemail.Bytes(plain))
+			require.NoError(t, err)
+			require.Equal(t, text(t, j.Message.Body()), text(t, back.Body()))
+			for _, field := range []string{"Subject", "From", "To", "Content-Type", "Content-Transfer-Encoding", "Content-Disposition"} {
+				require.Equal(t, j.Message.Header(field), back.Header(field), field)
+			}
+			require.Equal(t, leaves(t, j.Message.Header("Content-Type"), text(t, j.Message.Body())), payloadLeaves(t, plain))
+		})
+	}
+}
+
+// rfc3156 takes a message apart as RFC 3156 section 4 has it: two parts, 7bit, lines of armor that everybody reads.
+func rfc3156(t *testing.T, m *securemail.Message) (version, armored string) {
+	t.Helper()
+	kind, params, err := mime.ParseMediaType(m.Header("Content-Type")[0])
+	require.NoError(t, err)
+	require.Equal(t, "multipart/encrypted", kind)
+	require.Equal(t, "application/pgp-encrypted", params["protocol"])
+	require.Equal(t, []string{"7bit"}, m.Header("Content-Transfer-Encoding"))
+	body := text(t, m.Body())
+	for line := range strings.SplitSeq(body, "\r\n") {
+		require.LessOrEqual(t, len(line), 76)
+		require.NotRegexp(t, "[^ -~\t]", line)
+	}
+	r := multipart.NewReader(strings.NewReader(body), params["boundary"])
+	var parts []string
+	for i, want := range []string{"application/pgp-encrypted", "application/octet-stream"} {
+		p, err := r.NextRawPart()
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(p.Header.Get("Content-Type"), want), i)
+		b, err := io.ReadAll(p)
+		require.NoError(t, err)
+		parts = append(parts, string(b))
+	}
+	_, err = r.NextRawPart()
+	require.ErrorIs(t, err, io.EOF)
+	return parts[0], parts[1]
+}
+
+// payloadLeaves are those behind the one wrapper that a payload may have.
+func payloadLeaves(t *testing.T, plain []byte) []string {
+	t.Helper()
+	m, err := securemail.NewMessage(securemail.Bytes(plain))
+	require.NoError(t, err)
+	return leaves(t, m.Header("Content-Type"), text(t, m.Body()))
+}
+
+// leaves are the raw octets of every part that is no multipart, by a reader that is not ours.
+func leaves(t *testing.T, contentType []string, body string) []string {
+	t.Helper()
+	if len(contentType) == 0 {
+		return []string{body}
+	}
+	kind, params, err := mime.ParseMediaType(contentType[0])
+	if err != nil || !strings.HasPrefix(kind, "multipart/") {
+		return []string{body}
+	}
+	var all []string
+	r := multipart.NewReader(strings.NewReader(body), params["boundary"])
+	for {
+		p, err := r.NextRawPart()
+		if err == io.EOF {
+			return all
+		}
+		require.NoError(t, err)
+		b, err := io.ReadAll(p)
+		require.NoError(t, err)
+		all = append(all, leaves(t, p.Header["Content-Type"], string(b))...)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -204,6 +205,37 @@ func TestNothingInTheOpenPGPLayerTellsMoreThanItMust(t *testing.T) {
 	version, keys := packets(t, s.Message)
 	require.Equal(t, 1, version)
 	require.Equal(t, []int{3}, keys)
+}
+
+// TestArmorHasAChecksum: GnuPG 2.2 needs one where the base64 has no padding; RFC 9580 section 6.1 forbids it with SEIPDv2.
+func TestArmorHasAChecksum(t *testing.T) {
+	_, key := pair(t, "anna@example.org")
+	_, _, aead := entity(t, &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, AEADConfig: &packet.AEADConfig{}})
+	sum := regexp.MustCompile("\r\n(=[A-Za-z0-9+/]{4})\r\n-----END PGP MESSAGE-----\r\n")
+	for n := range 3 {
+		j := job(t, key)
+		j.Parcel = parcel(t, original+strings.Repeat("x", n))
+		s, err := encryptor(t, nil).Encrypt(t.Context(), j)
+		require.NoError(t, err)
+		wire := text(t, s.Message)
+		block, err := armor.Decode(strings.NewReader(wire))
+		require.NoError(t, err)
+		var again bytes.Buffer
+		w, err := armor.EncodeWithChecksumOption(&again, openpgp.MessageType, nil, true)
+		require.NoError(t, err)
+		_, err = io.Copy(w, block.Body)
+		require.NoError(t, err)
+		require.NoError(t, w.Close())
+		found := sum.FindStringSubmatch(wire)
+		require.Len(t, found, 2)
+		require.Contains(t, again.String(), "\n"+found[1]+"\n", "as go-crypto's own armor has it")
+
+		j.Keys = []securemail.Key{aead}
+		s, err = encryptor(t, nil).Encrypt(t.Context(), j)
+		require.NoError(t, err)
+		require.Contains(t, s.Algorithm, "SEIPDv2")
+		require.NotRegexp(t, sum, text(t, s.Message))
+	}
 }
 
 func TestNothingIsCompressed(t *testing.T) {
@@ -452,6 +484,78 @@ func TestARevokedSubkeyIsNotUsed(t *testing.T) {
 	require.True(t, ok)
 	require.Equal(t, pgp.WhyRevoked, k.Why)
 	require.NotContains(t, err.Error(), "canary")
+}
+
+// revokeUserID adds a certification revocation (RFC 9580 section 5.2.1.14) to the user id.
+func revokeUserID(t testing.TB, e *openpgp.Entity, id *openpgp.Identity, cfg *packet.Config) {
+	t.Helper()
+	sig := &packet.Signature{
+		Version: e.PrimaryKey.Version, SigType: packet.SigTypeCertificationRevocation, PubKeyAlgo: e.PrimaryKey.PubKeyAlgo,
+		Hash: crypto.SHA256, CreationTime: cfg.Now(), IssuerKeyId: &e.PrimaryKey.KeyId,
+	}
+	require.NoError(t, sig.SignUserId(id.UserId.Id, e.PrimaryKey, e.PrivateKey, cfg))
+	id.Revocations = append(id.Revocations, packet.NewVerifiableSig(sig))
+}
+
+// TestARevokedUserID: a certificate stays usable while one user id is; which one is not compared with the address.
+func TestARevokedUserID(t *testing.T) {
+	cfg := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}
+	e, _, _ := entity(t, cfg)
+	require.NoError(t, e.AddUserId("Other", "", "other@example.net", cfg))
+	var ids []*openpgp.Identity
+	for _, id := range e.Identities {
+		ids = append(ids, id)
+	}
+	require.Len(t, ids, 2)
+	revokeUserID(t, e, ids[0], cfg)
+	_, err := encryptor(t, nil).Encrypt(t.Context(), job(t, public(t, e)))
+	require.NoError(t, err)
+	revokeUserID(t, e, ids[1], cfg)
+	_, err = encryptor(t, nil).Encrypt(t.Context(), job(t, public(t, e)))
+	require.ErrorIs(t, err, securemail.ErrNoKey)
+	k, ok := errors.AsType[*pgp.KeyError](err)
+	require.True(t, ok)
+	require.Equal(t, pgp.WhyUnbound, k.Why)
+}
+
+// TestAnOlderSubkeyStandsInForAnExpiredOne: the newest of those that are valid now is taken.
+func TestAnOlderSubkeyStandsInForAnExpiredOne(t *testing.T) {
+	at := func(hours int, life uint32) *packet.Config {
+		return &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA, KeyLifetimeSecs: life,
+			Time: func() time.Time { return time.Now().Add(time.Duration(-hours) * time.Hour) }}
+	}
+	e, _, _ := entity(t, at(200, 0))
+	e.Subkeys = e.Subkeys[:0]
+	require.NoError(t, e.AddEncryptionSubkey(at(150, 0)))
+	require.NoError(t, e.AddEncryptionSubkey(at(100, 3600)))
+	s, err := encryptor(t, nil).Encrypt(t.Context(), job(t, public(t, e)))
+	require.NoError(t, err)
+	require.Equal(t, hex.EncodeToString(e.Subkeys[0].PublicKey.Fingerprint), s.Detail["subkey"])
+}
+
+// TestTheClockIsReadOnce: a key that expires while a message is sealed is not named for one that was used.
+func TestTheClockIsReadOnce(t *testing.T) {
+	_, key := pair(t, "anna@example.org")
+	calls := 0
+	e := encryptor(t, &pgp.Options{Now: func() time.Time { calls++; return time.Now() }})
+	_, err := e.Encrypt(t.Context(), job(t, key))
+	require.NoError(t, err)
+	require.Equal(t, 1, calls)
+}
+
+// TestSignersAreFoundWithoutRegardToCase, as recipients' keys are.
+func TestSignersAreFoundWithoutRegardToCase(t *testing.T) {
+	_, key := pair(t, "anna@example.org")
+	good, k := pair(t, "bob@clinic.example")
+	for _, name := range []string{"Bob@Clinic.Example", "@Clinic.EXAMPLE"} {
+		s, err := encryptor(t, &pgp.Options{SigningKeys: map[string]securemail.Secret{name: good}}).Encrypt(t.Context(), job(t, key))
+		require.NoError(t, err, name)
+		require.Equal(t, k.Fingerprint, s.Detail["signer"])
+	}
+	_, err := pgp.New(&pgp.Options{SigningKeys: map[string]securemail.Secret{"bob@clinic.example": good, "BOB@clinic.example": good}})
+	require.ErrorContains(t, err, "twice")
+	_, err = pgp.New(&pgp.Options{SigningKeys: map[string]securemail.Secret{"@": good}})
+	require.ErrorContains(t, err, "neither an address")
 }
 
 func TestSigners(t *testing.T) {

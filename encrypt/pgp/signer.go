@@ -9,6 +9,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
+	"github.com/postseal/postseal/encrypt"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -105,7 +106,7 @@ func (e *Encryptor) secret(ctx context.Context, p *securemail.Parcel) (securemai
 		return e.o.SigningKey(ctx, p.Slip)
 	}
 	from := p.From.Address
-	for _, name := range []string{from.Reveal(), "@" + from.Domain(), ""} {
+	for _, name := range []string{encrypt.Fold(from), "@" + from.Domain(), ""} {
 		if s, ok := e.o.SigningKeys[name]; ok {
 			return s, nil
 		}
@@ -113,14 +114,19 @@ func (e *Encryptor) secret(ctx context.Context, p *securemail.Parcel) (securemai
 	return securemail.Secret{}, ErrNoSigner
 }
 
-// checkSigners reads every configured key once, so that New can refuse.
-func checkSigners(o *Options) error {
+// checkSigners reads every configured key once, so that New can refuse, and gives a map by folded names.
+func checkSigners(in map[string]securemail.Secret) (map[string]securemail.Secret, error) {
+	out := map[string]securemail.Secret{}
 	var faults []error
-	for name, s := range o.SigningKeys {
-		if name != "" && !strings.HasPrefix(name, "@") {
-			if _, err := securemail.ParseAddress(name); err != nil {
-				faults = append(faults, errors.New("pgp: options: SigningKeys: neither an address, nor @domain, nor empty"))
-			}
+	for name, s := range in {
+		folded, err := signerName(name)
+		if _, twice := out[folded]; err == nil && twice {
+			err = errors.New("pgp: options: SigningKeys: a name twice, in other case")
+		}
+		if err != nil {
+			faults = append(faults, err)
+		} else {
+			out[folded] = s
 		}
 		if available() != nil {
 			continue // nothing can be read; each Encrypt says so
@@ -129,5 +135,24 @@ func checkSigners(o *Options) error {
 			faults = append(faults, fmt.Errorf("pgp: options: SigningKeys: %w", err))
 		}
 	}
-	return errors.Join(faults...)
+	return out, errors.Join(faults...)
+}
+
+// signerName folds an address, "@domain" or "".
+func signerName(name string) (string, error) {
+	if name == "" {
+		return "", nil
+	}
+	whole, isDomain := name, strings.HasPrefix(name, "@")
+	if isDomain {
+		whole = "x" + name
+	}
+	a, err := securemail.ParseAddress(whole)
+	if err != nil {
+		return "", errors.New("pgp: options: SigningKeys: neither an address, nor @domain, nor empty")
+	}
+	if isDomain {
+		return "@" + a.Domain(), nil
+	}
+	return encrypt.Fold(a), nil
 }

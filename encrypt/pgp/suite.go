@@ -11,7 +11,7 @@ import (
 // suite names what go-crypto will use for these recipients: it follows the preferences of RFC 9580 section 5.2.3.14 and
 // 5.2.3.15 as openpgp/v2's encrypt does. A test compares it with what the message then says.
 func suite(to []openpgp.Key) string {
-	aead := true
+	aead := seipd2(to)
 	aes256 := true
 	suites := [][2]uint8{
 		{uint8(packet.CipherAES256), uint8(packet.AEADModeGCM)}, {uint8(packet.CipherAES256), uint8(packet.AEADModeEAX)},
@@ -21,7 +21,6 @@ func suite(to []openpgp.Key) string {
 	pq := true
 	for _, k := range to {
 		sig := k.PrimarySelfSignature
-		aead = aead && sig.SEIPDv2
 		aes256 = aes256 && slices.Contains(sig.PreferredSymmetric, uint8(packet.CipherAES256))
 		suites = slices.DeleteFunc(suites, func(s [2]uint8) bool { return !slices.Contains(sig.PreferredCipherSuites, s) })
 		pq = pq && k.PublicKey.IsPQ()
@@ -37,6 +36,11 @@ func suite(to []openpgp.Key) string {
 		return "SEIPDv1 AES-256"
 	}
 	return "SEIPDv1 AES-128"
+}
+
+// seipd2 says that every key takes SEIPD version 2.
+func seipd2(to []openpgp.Key) bool {
+	return !slices.ContainsFunc(to, func(k openpgp.Key) bool { return !k.PrimarySelfSignature.SEIPDv2 })
 }
 
 func cipherName(c packet.CipherFunction) string {
