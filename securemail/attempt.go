@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// attempt is one lease being carried out. It is used by one goroutine; only intend may be called from a Transport's.
+// attempt is one lease being carried out. It is used by one goroutine; only what leg returns may be
+// called from a Transport's.
 type attempt struct {
 	m     *Mailer
 	lease *Lease
@@ -61,7 +62,11 @@ func (a *attempt) run(ctx context.Context) {
 		a.recover(ctx)
 		return
 	}
-	if !a.again && a.expired() {
+	if a.expired() {
+		if a.again {
+			a.wait("useful-until", "it is of no use any more; whether it was delivered is not known")
+			return
+		}
 		a.enter(StateExpired, "useful-until", "it was not delivered while it was useful")
 		return
 	}
@@ -129,7 +134,7 @@ func (a *attempt) archive(ctx context.Context) error {
 
 // gated settles what a Gate said before an attempt.
 func (a *attempt) gated(err error) {
-	if later, ok := errors.AsType[*NotYet](err); ok {
+	if later, ok := errors.AsType[*NotYet](err); ok && later.Until.After(a.m.c.Now()) {
 		a.reason("gate", "not yet")
 		a.deferUntil(later.Until)
 		return
@@ -170,6 +175,7 @@ func (a *attempt) choose(ctx context.Context) {
 		case verdictNext:
 			continue
 		case verdictDelivered:
+			a.status.Failure = "" // of a Choice before it
 			a.enter(StateDelivered, "choice/"+string(c.Method), "used")
 			return
 		case verdictHold:
@@ -241,15 +247,23 @@ func (a *attempt) nextTry() time.Time {
 	return a.sensible(a.m.c.Now().Add(max(a.m.c.Retry(a.lease.Attempt), min(a.after, 24*time.Hour))))
 }
 
-// sensible keeps a time to try again at least a second away, and not behind UsefulUntil: the parcel expires then, and the
-// sender must not learn it hours later.
+// sensible keeps a time to try again at least a second away, and within bound.
 func (a *attempt) sensible(t time.Time) time.Time {
-	soonest := a.m.c.Now().Add(time.Second)
-	if u := a.p.UsefulUntil; !u.IsZero() && u.Before(t) {
+	t = a.p.bound(t)
+	if soonest := a.m.c.Now().Add(time.Second); t.Before(soonest) {
+		return soonest
+	}
+	return t
+}
+
+// bound keeps t from lying behind UsefulUntil: the parcel expires then, and the sender must not learn it hours later; and
+// within what every store and JSON can hold.
+func (s *Slip) bound(t time.Time) time.Time {
+	if u := s.UsefulUntil; !u.IsZero() && u.Before(t) {
 		t = u
 	}
-	if t.Before(soonest) {
-		return soonest
+	if badTime(t) {
+		return time.Date(lastYear, time.January, 1, 0, 0, 0, 0, time.UTC)
 	}
 	return t
 }
@@ -287,6 +301,24 @@ func (a *attempt) enter(s State, rule, text string) {
 
 func (a *attempt) reason(rule, text string) {
 	a.status.Reasons = append(a.status.Reasons, Reason{rule, text})
+}
+
+// broken settles an attempt in which a part panicked: nobody else's mail waits for it, and a part that is mended takes it
+// up again.
+func (a *attempt) broken() {
+	a.fault("panic")
+	a.status.Failure = errPanic.Error()
+	switch {
+	case a.hasIntended() || a.lease.Last.State == StateAttempting:
+		a.enter(StateUncertain, "panic", "a part broke down, and the far end may have accepted")
+	case !a.impatient():
+		a.reason("panic", "a part broke down")
+		a.deferUntil(a.m.c.Now().Add(backoff(a.lease.Attempt)))
+	case a.again:
+		a.wait("panic", "a part broke down; whether it was delivered is not known")
+	default:
+		a.enter(StateHeld, "panic", "a part broke down each time")
+	}
 }
 
 // event is the attempt's outcome as an Event, with the decision unless an earlier one has it.

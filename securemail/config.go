@@ -54,7 +54,7 @@ type Config struct {
 	Workers, MaxVisible int
 	// MaxSize bounds a message, in octets; 0: 25 MiB.
 	MaxSize int64
-	// Domain is the right side of Message-IDs; empty: From's domain.
+	// Domain is the right side of Message-IDs, in lower case A-labels; empty: From's domain.
 	Domain string
 	// Logger nil: slog.Default(). Now nil: time.Now.
 	Logger *slog.Logger

@@ -3,6 +3,7 @@ package securemail
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -87,11 +88,13 @@ func sameID(a, b *Message) bool {
 
 // deliver hands the message to the Transport and judges what it says.
 func (a *attempt) deliver(ctx context.Context, leaving *Parcel, c Choice) verdict {
+	intend, end := a.leg()
 	s := &Shipment{
-		Parcel: leaving, Channel: c.Channel, RequireTLS: c.RequireTLS, Attempt: a.lease.Attempt, OnIntend: a.intend,
+		Parcel: leaving, Channel: c.Channel, RequireTLS: c.RequireTLS, Attempt: a.lease.Attempt, OnIntend: intend,
 		Key: strings.Join([]string{string(a.p.ID), string(c.Method), strconv.Itoa(int(c.Channel))}, "-"),
 	}
 	r, err := a.m.c.Transport.Deliver(ctx, s)
+	end()
 	if err != nil {
 		return a.judge(err, c)
 	}
@@ -132,6 +135,10 @@ func (a *attempt) archiveSent(ctx context.Context, leaving *Parcel, r *Receipt) 
 func (a *attempt) judge(err error, c Choice) verdict {
 	a.status.Failure = err.Error()
 	rule, intended := "choice/"+string(c.Method), a.hasIntended()
+	if uncertain(err) { // whatever else the error says
+		a.reason(rule, "delivery: the far end may have accepted")
+		return verdictUncertain
+	}
 	if errors.Is(err, ErrChannel) {
 		if intended {
 			a.fault("channel-error-after-intent")
@@ -153,13 +160,24 @@ func (a *attempt) judge(err error, c Choice) verdict {
 	}
 	a.reason(rule, "delivery: "+de.Stage)
 	a.after = de.RetryAfter
-	switch de.Fate {
-	case FatePermanent:
+	if de.Fate == FatePermanent {
 		return verdictPermanent
-	case FateUncertain:
-		return verdictUncertain
 	}
 	return verdictStop
+}
+
+// uncertain says whether any error in err's tree is a delivery of which nobody knows.
+func uncertain(err error) bool {
+	if de, ok := err.(*DeliveryError); ok && de != nil && de.Fate == FateUncertain {
+		return true
+	}
+	switch u := err.(type) {
+	case interface{ Unwrap() error }:
+		return uncertain(u.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(u.Unwrap(), uncertain)
+	}
+	return false
 }
 
 func (a *attempt) channelMissed(rule string, err error) {
@@ -173,10 +191,29 @@ func (a *attempt) channelMissed(rule string, err error) {
 	a.reason(rule, text)
 }
 
-// intend is Shipment.OnIntend: the commit before the point of no return. It may be called from any goroutine.
+var errLateIntent = errors.New("securemail: intent of a delivery that has ended")
+
+// leg is one call of Deliver. Its Intend may come from any goroutine; once end was called it fails, so that nothing that a
+// Transport left running leaves behind the attempt's back.
+func (a *attempt) leg() (intend func(context.Context) error, end func()) {
+	over := false // guarded by a.mu
+	intend = func(ctx context.Context) error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if over {
+			return errLateIntent
+		}
+		return a.intend(ctx)
+	}
+	return intend, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		over = true
+	}
+}
+
+// intend is the commit before the point of no return. The caller holds a.mu.
 func (a *attempt) intend(ctx context.Context) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	if a.intended {
 		return nil
 	}

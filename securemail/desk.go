@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -61,8 +62,10 @@ func (m *Mailer) Order(ctx context.Context, o Order, ids ...ParcelID) error {
 	return nil
 }
 
-// Replace cancels what q selects and has not left yet, and sends d instead. A faulty d, or one that may not be sent,
-// changes nothing. q must select by Submission, Ref, Labels or IDs. Recipients whose parcel had left get d all the same.
+// Replace sends d and cancels what q selects and has not left yet. Where d is faulty, may not be sent, is refused for every
+// recipient or can't be stored, or the caller may not cancel, nothing changes. q must select by Submission, Ref, Labels or
+// IDs. Recipients whose parcel had left get d all the same. An error beside a Submission says that d was accepted and not
+// everything is cancelled yet: give d a Key, and a repeat finishes that.
 func (m *Mailer) Replace(ctx context.Context, q Query, d *Draft) (*Submission, error) {
 	if q.Submission == "" && q.Ref == "" && len(q.Labels) == 0 && len(q.IDs) == 0 {
 		return nil, errors.New("securemail: replace: the query selects everything")
@@ -71,31 +74,57 @@ func (m *Mailer) Replace(ctx context.Context, q Query, d *Draft) (*Submission, e
 	if err != nil {
 		return nil, err
 	}
+	old, err := m.replaceable(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	// First the new one: a failure in between sends two, never none.
+	sub, err := m.c.Queue.Put(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	if sub, err = answer(sub); err != nil {
+		return sub, err
+	}
+	var errs []error
+	for _, id := range old {
+		if slices.ContainsFunc(sub.Parcels, func(s Status) bool { return s.ID == id }) {
+			continue // a repeat: q selects the new one too
+		}
+		if err := m.Order(ctx, Cancel, id); err != nil && !errors.Is(err, ErrFinal) {
+			errs = append(errs, err)
+		}
+	}
+	return sub, errors.Join(errs...)
+}
+
+// replaceable are the parcels that q selects and that have not ended; the caller may cancel each.
+func (m *Mailer) replaceable(ctx context.Context, q Query) ([]ParcelID, error) {
 	var ids []ParcelID
 	for st, err := range m.Find(ctx, q) {
 		if err != nil {
 			return nil, err
 		}
-		if !st.State.Final() {
-			ids = append(ids, st.ID)
+		if st.State.Final() {
+			continue
 		}
-	}
-	for _, id := range ids {
-		if err := m.Order(ctx, Cancel, id); err != nil && !errors.Is(err, ErrFinal) {
+		if _, _, _, err := m.may(ctx, actOrder, "parcel", string(st.ID)); err != nil {
 			return nil, err
 		}
+		ids = append(ids, st.ID)
 	}
-	sub, err := m.c.Queue.Put(ctx, b)
-	if err != nil {
-		return nil, err
-	}
-	return answer(sub)
+	return ids, nil
 }
 
 // Wait returns the statuses of s once nothing in it changes by itself any more: each is final, held, or uncertain without
-// a next try. Where ctx ends first it returns them as they are, with ctx's error. Somebody must run the queue meanwhile.
+// a next try. Where ctx ends first it returns them as they are, with ctx's error; so it does for a SendTx that the host has
+// not committed. A Submission that names no parcels and is unknown in the caller's tenant is ErrTenant. Somebody must run
+// the queue meanwhile.
 func (m *Mailer) Wait(ctx context.Context, s *Submission) ([]Status, error) {
-	if s == nil {
+	if _, _, _, err := m.may(ctx, actStatus, "parcel"); err != nil {
+		return nil, err
+	}
+	if s == nil || s.ID == "" {
 		return nil, errors.New("securemail: wait: no submission")
 	}
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, 500*time.Millisecond) {
@@ -108,7 +137,10 @@ func (m *Mailer) Wait(ctx context.Context, s *Submission) ([]Status, error) {
 			sts = append(sts, st)
 			settled = settled && st.settled()
 		}
-		if settled {
+		switch {
+		case len(sts)+len(s.Parcels) == 0:
+			return nil, fmt.Errorf("securemail: wait: unknown submission: %w", ErrTenant)
+		case settled && len(sts) >= len(s.Parcels):
 			return sts, nil
 		}
 		select {

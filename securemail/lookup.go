@@ -77,19 +77,23 @@ func (m *Mailer) lookUp(ctx context.Context, f *Facts, methods []Method) {
 }
 
 // probe asks the Prober; whatever goes wrong is "not known now".
-func (m *Mailer) probe(ctx context.Context, s *Slip) Route {
+func (m *Mailer) probe(ctx context.Context, s *Slip) (r Route) {
+	unknown := Route{Wire: Wire{Reasons: []Reason{{"route-unknown", "the route could not be probed"}}}}
+	defer m.contain(func() { r = unknown })
 	if m.c.Prober == nil {
 		return Route{}
 	}
 	r, err := m.c.Prober.Probe(ctx, s.Actor.Tenant, s.Recipient.Address.Domain())
 	if err != nil {
-		return Route{Wire: Wire{Reasons: []Reason{{"route-unknown", "the route could not be probed"}}}}
+		return unknown
 	}
 	return r
 }
 
 // keyFact asks the KeySource and keeps what is of the method and still valid.
-func (m *Mailer) keyFact(ctx context.Context, s *Slip, method Method) KeyFact {
+func (m *Mailer) keyFact(ctx context.Context, s *Slip, method Method) (k KeyFact) {
+	unknown := KeyFact{State: KeyUnknown, Why: Reason{"key-unknown", "the key source did not answer"}}
+	defer m.contain(func() { k = unknown })
 	if m.c.Keys == nil {
 		return KeyFact{State: KeyNone, Why: Reason{"no-key-source", "no key source is configured"}}
 	}
@@ -102,7 +106,7 @@ func (m *Mailer) keyFact(ctx context.Context, s *Slip, method Method) KeyFact {
 	case errors.Is(err, ErrNoKey):
 		return KeyFact{State: KeyNone, Why: Reason{"no-key", "there surely is no key"}}
 	case err != nil || len(keys) == 0:
-		return KeyFact{State: KeyUnknown, Why: Reason{"key-unknown", "the key source did not answer"}}
+		return unknown
 	}
 	now := m.c.Now()
 	usable := slices.DeleteFunc(slices.Clone(keys), func(k Key) bool {
@@ -170,14 +174,15 @@ func (m *Mailer) Explain(ctx context.Context, d *Draft) ([]Explanation, error) {
 	return out, nil
 }
 
-func (m *Mailer) explain(ctx context.Context, s *Slip) Explanation {
-	e := Explanation{Facts: Facts{Slip: *s, Attempt: 1, Now: m.c.Now()}}
+func (m *Mailer) explain(ctx context.Context, s *Slip) (e Explanation) {
+	defer m.contain(func() { e.Use, e.Err = nil, errPanic })
+	e = Explanation{Facts: Facts{Slip: *s, Attempt: 1, Now: m.c.Now()}}
 	if e.Decision, e.Err = m.decide(ctx, &e.Facts); e.Err != nil {
 		return e
 	}
 	for i, c := range e.Decision.Choices {
 		if why, ok := bars(s, c); !ok {
-			e.Decision.Reasons = append(e.Decision.Reasons, why)
+			e.Decision.Reasons = append(slices.Clip(e.Decision.Reasons), why) // a Policy may share its slice
 			continue
 		}
 		if m.ready(ctx, &e.Facts, c) {

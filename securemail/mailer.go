@@ -48,7 +48,7 @@ type reader struct {
 // New checks c and makes a Mailer of it. The error joins every fault of c; the Mailer is then nil.
 func New(c Config) (*Mailer, error) {
 	m := &Mailer{c: c, encryptors: make(map[Method]Encryptor), archived: newRecent(4096)}
-	if err := errors.Join(m.required(), m.takeEncryptors(), m.checkPolicy(), m.takeReaders(), m.checkNumbers()); err != nil {
+	if err := errors.Join(m.required(), m.takeEncryptors(), m.checkPolicy(), m.takeReaders(), m.checkParts(), m.checkNumbers()); err != nil {
 		return nil, err
 	}
 	m.defaults()
@@ -121,6 +121,28 @@ func (m *Mailer) takeReaders() error {
 			errs = append(errs, configFault("Sinks", "name or value"))
 		}
 		m.readers = append(m.readers, reader{name, s})
+	}
+	return errors.Join(errs...)
+}
+
+func (m *Mailer) checkParts() error {
+	c := &m.c
+	var errs []error
+	for i, g := range c.Gates {
+		if g == nil {
+			errs = append(errs, configFault(fmt.Sprintf("Gates[%d]", i), "required"))
+		}
+	}
+	for i, p := range c.Parts {
+		if p == nil {
+			errs = append(errs, configFault(fmt.Sprintf("Parts[%d]", i), "required"))
+		}
+	}
+	if a, err := ParseAddress("x@" + c.Domain); c.Domain != "" && (err != nil || a.domain != c.Domain) {
+		errs = append(errs, configFault("Domain", "no domain in lower case A-labels"))
+	}
+	if s := &c.Service; (s.ID == "") != (s.Kind == "") {
+		errs = append(errs, configFault("Service", "ID and Kind go together"))
 	}
 	return errors.Join(errs...)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -186,7 +187,10 @@ func sleep(ctx context.Context, d time.Duration) {
 func (m *Mailer) carry(ctx context.Context, l *Lease) {
 	ctx, by := m.part(ctx, l.Parcel.Actor.Tenant)
 	a := m.newAttempt(l, by)
-	a.run(ctx)
+	func() {
+		defer m.contain(a.broken)
+		a.run(ctx)
+	}()
 	e := a.event()
 	if !m.mark(ctx, Mark{Lease: l, Status: a.status, Events: append(a.faults, e)}) {
 		return
@@ -197,6 +201,16 @@ func (m *Mailer) carry(ctx context.Context, l *Lease) {
 			keep = a.status.Choice.Method
 		}
 		m.undo(ctx, l.Parcel.ID, keep)
+	}
+}
+
+var errPanic = errors.New("securemail: a part panicked")
+
+// contain is deferred: a panic of a part is logged, without its value, which may hold content, and ends in settle.
+func (m *Mailer) contain(settle func()) {
+	if recover() != nil {
+		m.log.Error("securemail: a part panicked", "stack", string(debug.Stack()))
+		settle()
 	}
 }
 
@@ -310,6 +324,11 @@ type batchSink interface {
 
 // emit gives es to the Sink, at once where it takes that. It returns the id of the last event that it has, "" for none.
 func (r reader) emit(ctx context.Context, es []Event) (last string, err error) {
+	defer func() {
+		if recover() != nil { // the same event would stop the program again and again
+			err = errPanic
+		}
+	}()
 	if b, ok := r.sink.(batchSink); ok {
 		if err := b.EmitAll(ctx, es...); err != nil {
 			return "", err

@@ -54,7 +54,7 @@ func (m *Mailer) SendBatch(ctx context.Context, ds []*Draft) []SendResult {
 	for range min(m.c.Workers, len(ds)) {
 		wg.Go(func() {
 			for i := range next {
-				out[i].Submission, out[i].Err = m.Send(ctx, ds[i])
+				out[i] = m.sendOne(ctx, ds[i])
 			}
 		})
 	}
@@ -64,6 +64,13 @@ func (m *Mailer) SendBatch(ctx context.Context, ds []*Draft) []SendResult {
 	close(next)
 	wg.Wait()
 	return out
+}
+
+// sendOne runs in a goroutine of its own, where the caller could not recover from a panic of a part.
+func (m *Mailer) sendOne(ctx context.Context, d *Draft) (r SendResult) {
+	defer m.contain(func() { r = SendResult{Err: errPanic} })
+	r.Submission, r.Err = m.Send(ctx, d)
+	return r
 }
 
 // answer puts the recipients in order and says ErrRefused where none is left.
@@ -189,6 +196,7 @@ func (m *Mailer) classify(ctx context.Context, d *Draft, msg *Message) (Class, e
 
 // slip is what all parcels of d have in common.
 func (m *Mailer) slip(d *Draft, a Actor, from Contact, submission string) Slip {
+	from.Attrs, a.Roles = maps.Clone(from.Attrs), slices.Clone(a.Roles)
 	return Slip{
 		Submission: submission, Actor: a, From: from, ReturnPath: d.ReturnPath, Subjects: slices.Clone(d.Subjects),
 		Purpose: d.Purpose, Escalate: d.Escalate, Track: d.Track, Priority: d.Priority, Labels: maps.Clone(d.Labels),
@@ -237,7 +245,7 @@ func (m *Mailer) fill(ctx context.Context, b *Batch, slip Slip, ps []*Parcel) {
 		if err := m.gates(ctx, p); errors.Is(err, ErrRefused) {
 			st.State, st.Failure = StateRefused, ErrRefused.Error()
 		} else if later, ok := errors.AsType[*NotYet](err); ok && later.Until.After(p.NotBefore) {
-			p.NotBefore = later.Until
+			p.NotBefore = p.bound(later.Until)
 		}
 		// Any other error is "not known now": the attempt asks again.
 		st.Slip = p.Slip
@@ -266,6 +274,9 @@ func (m *Mailer) event(by Actor, st Status) Event {
 	return Event{ID: newID(now), Kind: string(st.State), Time: now, By: by, Status: st}
 }
 
+// backlogLook is how many parcels Send looks at for a backlog.
+const backlogLook = 100
+
 // watchBacklog logs one warning when parcels have been due for a minute and nobody runs the queue. It looks at most once
 // a minute.
 func (m *Mailer) watchBacklog(ctx context.Context, tenant string) {
@@ -279,17 +290,21 @@ func (m *Mailer) watchBacklog(ctx context.Context, tenant string) {
 	if !look {
 		return
 	}
-	for st, err := range m.desk.Find(ctx, Query{Tenant: tenant, States: []State{StateAccepted}, Limit: 1}) {
+	for st, err := range m.desk.Find(ctx, Query{Tenant: tenant, States: []State{StateAccepted}, Limit: backlogLook}) {
+		if err != nil {
+			return
+		}
 		due := st.Submitted
 		if st.NotBefore.After(due) {
 			due = st.NotBefore
 		}
-		if err != nil || now.Sub(due) < time.Minute {
-			return
+		if now.Sub(due) < time.Minute {
+			continue // mail for later may stand in front
 		}
 		m.mu.Lock()
 		m.warned = true
 		m.mu.Unlock()
 		m.log.WarnContext(ctx, "securemail: mail has been due for a minute and nobody runs the queue; call Run or RunDue")
+		return
 	}
 }

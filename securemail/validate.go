@@ -7,6 +7,7 @@ import (
 	"mime"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 )
@@ -31,7 +32,7 @@ const (
 	ruleBoth      = "both"       // given beside Raw
 	ruleSize      = "size"       // too large
 	ruleLabel     = "label"      // beyond what Labels allows
-	ruleTime      = "time"       // ends before it begins
+	ruleTime      = "time"       // ends before it begins, or outside of the years 1970 to 9999
 	ruleUnknown   = "unknown"    // a value that this version does not know
 )
 
@@ -142,9 +143,21 @@ func (v *validator) authors(d *Draft) {
 		// Of Raw the author is taken; a name without an address is a slip either way.
 		v.addIf(d.Raw == nil || d.From.Name != "", "From", ruleRequired)
 	}
-	v.line("From", d.From.Name)
+	v.contact("From", d.From)
 	v.addIf(d.ReplyTo.fault != nil || d.ReplyTo.Address == (Address{}) && d.ReplyTo.Name != "", "ReplyTo", ruleAddress)
-	v.line("ReplyTo", d.ReplyTo.Name)
+	v.contact("ReplyTo", d.ReplyTo)
+}
+
+// contact checks what a store, a page or a header may be made of.
+func (v *validator) contact(field string, c Contact) {
+	v.line(field, c.Name)
+	rest := append([]string{c.Ref, c.Language, c.TimeZone}, slices.Sorted(maps.Keys(c.Attrs))...)
+	for _, s := range append(rest, slices.Sorted(maps.Values(c.Attrs))...) {
+		if rule := lineFault(s); rule != "" {
+			v.add(field, rule)
+			return
+		}
+	}
 }
 
 func (v *validator) recipients(d *Draft, l limits) {
@@ -166,7 +179,11 @@ func (v *validator) list(field string, rs []Recipient) {
 			v.add(place, ruleDuplicate)
 		}
 		v.seen[r.Address] = true
-		v.line(place, r.Name)
+		v.contact(place, r.Contact)
+		for _, f := range r.Factors {
+			v.line(place, f.Kind)
+			v.text(place, f.Hint)
+		}
 	}
 }
 
@@ -289,8 +306,22 @@ func (v *validator) values(d *Draft) {
 	}
 	v.addIf(d.Escalate > EscalateEscrow, "Escalate", ruleUnknown)
 	v.addIf(d.Track&^(TrackOpens|TrackClicks) != 0, "Track", ruleUnknown)
-	v.addIf(!d.UsefulUntil.IsZero() && d.UsefulUntil.Before(d.NotBefore), "UsefulUntil", ruleTime)
-	v.addIf(!d.AccessUntil.IsZero() && d.AccessUntil.Before(d.NotBefore), "AccessUntil", ruleTime)
+	v.addIf(badTime(d.NotBefore), "NotBefore", ruleTime)
+	v.ends("UsefulUntil", d.UsefulUntil, d.NotBefore)
+	v.ends("AccessUntil", d.AccessUntil, d.NotBefore)
+}
+
+func (v *validator) ends(field string, t, begins time.Time) {
+	v.addIf(badTime(t) || !t.IsZero() && !t.After(begins), field, ruleTime)
+}
+
+// lastYear is the last that RFC 3339, and so JSON, can write.
+const lastYear = 9999
+
+// badTime says that t is none that a store can hold; zero is fine.
+func badTime(t time.Time) bool {
+	y := t.UTC().Year()
+	return !t.IsZero() && (y < 1970 || y > lastYear)
 }
 
 func (v *validator) labels(m map[string]string) {

@@ -197,10 +197,13 @@ func (q *Queue) Mark(_ context.Context, ms ...securemail.Mark) error {
 		}
 	}
 	for _, m := range ms {
-		e := q.entries[m.Lease.Parcel.ID]
-		if e.status.State.Final() {
-			return securemail.ErrFinal
+		from, to := q.entries[m.Lease.Parcel.ID].status.State, m.Status.State
+		if !slices.Contains(mayCome(to), from) || to == securemail.StateDeferred && m.Status.Next.IsZero() {
+			return fmt.Errorf("securemailtest: no such change of state: from %q to %q", from, to)
 		}
+	}
+	for _, m := range ms {
+		e := q.entries[m.Lease.Parcel.ID]
 		read := e.status.Read
 		if e.status = m.Status; e.status.Read.IsZero() {
 			e.status.Read = read
@@ -209,6 +212,20 @@ func (q *Queue) Mark(_ context.Context, ms ...securemail.Mark) error {
 			e.token = ""
 		}
 		q.add(m.Events)
+	}
+	return nil
+}
+
+// mayCome lists the states from which a Mark may enter to: the table of package queue.
+func mayCome(to securemail.State) []securemail.State {
+	fresh := []securemail.State{securemail.StateAccepted, securemail.StateDeferred}
+	switch to {
+	case securemail.StateAttempting, securemail.StateUncertain, securemail.StateDelivered:
+		return append(fresh, securemail.StateAttempting, securemail.StateUncertain)
+	case securemail.StateDeferred, securemail.StateHeld, securemail.StateBounced, securemail.StateDropped:
+		return append(fresh, securemail.StateAttempting)
+	case securemail.StateRefused, securemail.StateExpired:
+		return fresh
 	}
 	return nil
 }
@@ -305,7 +322,9 @@ func (q *Queue) Order(ctx context.Context, o securemail.Order, tenant string, id
 	by, _ := securemail.ActorOf(ctx)
 	for _, id := range ids {
 		e := q.entries[id]
-		q.order(&e.status, o)
+		if !q.order(&e.status, o) {
+			continue
+		}
 		e.status.Changed = q.now()
 		q.add([]securemail.Event{{
 			ID: fmt.Sprintf("order-%d", len(q.events)), Kind: string(e.status.State), Time: q.now(), By: by, Status: e.status,
@@ -315,22 +334,28 @@ func (q *Queue) Order(ctx context.Context, o securemail.Order, tenant string, id
 	return nil
 }
 
-func (q *Queue) order(st *securemail.Status, o securemail.Order) {
+// order changes st; false: there was nothing to change.
+func (q *Queue) order(st *securemail.Status, o securemail.Order) bool {
 	uncertain := st.State == securemail.StateUncertain
 	switch o {
 	case securemail.Cancel:
 		st.State, st.Next = securemail.StateCancelled, time.Time{}
 	case securemail.Hold:
+		if st.State == securemail.StateHeld || uncertain && st.Next.IsZero() {
+			return false
+		}
 		if st.Next = (time.Time{}); !uncertain {
 			st.State = securemail.StateHeld
 		}
 	case securemail.Release:
-		if st.State == securemail.StateHeld {
-			st.State, st.Next = securemail.StateAccepted, time.Time{}
+		if st.State != securemail.StateHeld {
+			return false
 		}
+		st.State, st.Next = securemail.StateAccepted, time.Time{}
 	case securemail.Retry:
 		if st.Next = q.now(); !uncertain {
 			st.State = securemail.StateDeferred
 		}
 	}
+	return true
 }
