@@ -37,6 +37,8 @@ const (
 	Truncate = "TRUNCATE"
 	// Secure sets AD in answers for this name (RFC 4035 section 3.2.3).
 	Secure = "SECURE"
+	// Lame answers nothing, and says that it neither recursed nor has authority.
+	Lame = "LAME"
 	// WrongID answers with another id over UDP, as a blind attacker does.
 	WrongID = "WRONGID"
 )
@@ -177,6 +179,8 @@ func (p *Peer) serve(w dns.ResponseWriter, q *dns.Msg) {
 		m.Answer, m.Rcode = nil, dns.RcodeServerFailure
 	case words[Refused]:
 		m.Answer, m.Rcode = nil, dns.RcodeRefused
+	case words[Lame]:
+		m.Answer, m.RecursionAvailable = nil, false
 	case words[Truncate] && network == "udp":
 		m.Answer, m.Truncated = nil, true
 	case words[WrongID] && network == "udp":

@@ -15,6 +15,7 @@ import (
 // conn is one session with a far end. It belongs to one goroutine at a time.
 type conn struct {
 	net net.Conn
+	raw net.Conn // below TLS
 	// gear is lent for work and nil while idle, so that an idle connection costs little.
 	*gear
 
@@ -119,11 +120,13 @@ func (c *conn) ask(ctx context.Context, d time.Duration, command string, each fu
 const quitWait = time.Second
 
 // quit says QUIT where the session is sound and closes. It does not wait for the answer (RFC 5321 section 4.1.1.10 would
-// like that): all is settled by then.
+// like that): all is settled by then. Otherwise it closes below TLS, whose own farewell would wait for seconds for a far
+// end that takes nothing any more.
 func (c *conn) quit() {
-	if !c.broken {
-		_ = c.net.SetDeadline(time.Now().Add(quitWait))
-		_, _ = c.net.Write([]byte("QUIT\r\n"))
+	if !c.broken && c.net.SetDeadline(time.Now().Add(quitWait)) == nil {
+		if _, err := c.net.Write([]byte("QUIT\r\n")); err == nil {
+			_ = c.net.Close()
+		}
 	}
-	_ = c.net.Close()
+	_ = c.raw.Close()
 }

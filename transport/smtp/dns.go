@@ -152,7 +152,7 @@ func (c *dnsClient) ask(ctx context.Context, name string, qtype uint16) (answer,
 		}
 		switch m.Rcode {
 		case dns.RcodeSuccess:
-			return c.read(m, name, qtype), nil
+			return c.read(m, name, qtype)
 		case dns.RcodeNameError:
 			return answer{}, ErrNotFound
 		}
@@ -189,7 +189,11 @@ func (c *dnsClient) exchange(ctx context.Context, name string, qtype uint16) (*d
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errLookup, bare(ctx, err))
 		}
-		if len(m.Question) != 1 || m.Question[0].Qtype != qtype || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) {
+		if !m.Response || len(m.Question) != 1 || m.Question[0].Qtype != qtype || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) {
+			return nil, errLookup
+		}
+		// A server that neither recursed nor has authority says nothing by saying nothing.
+		if lame := !m.RecursionAvailable && !m.Authoritative; lame && m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 {
 			return nil, errLookup
 		}
 		if !m.Truncated {
@@ -199,8 +203,8 @@ func (c *dnsClient) exchange(ctx context.Context, name string, qtype uint16) (*d
 	return nil, errLookup
 }
 
-// read follows the CNAMEs in m and collects the records at their end.
-func (c *dnsClient) read(m *dns.Msg, name string, qtype uint16) answer {
+// read follows the CNAMEs in m and collects the records at their end. A chain without an end is no answer.
+func (c *dnsClient) read(m *dns.Msg, name string, qtype uint16) (answer, error) {
 	a := answer{secure: c.trustAD && m.AuthenticatedData}
 	ttl := uint32(0)
 	owner := dns.Fqdn(name)
@@ -223,10 +227,10 @@ func (c *dnsClient) read(m *dns.Msg, name string, qtype uint16) answer {
 			}
 		}
 		if next == "" || len(a.rrs) > 0 {
-			break
+			a.ttl = time.Duration(ttl) * time.Second
+			return a, nil
 		}
 		owner = next
 	}
-	a.ttl = time.Duration(ttl) * time.Second
-	return a
+	return answer{}, fmt.Errorf("%w (aliases without end)", errLookup)
 }

@@ -18,11 +18,14 @@
 //     [DNSOptions].
 //   - A [Pin] of the recipient's domain, or a [Relay] whose certificate holds ("configured", ChannelVerified).
 //
+// What DNS names is a stranger's word: names that are no host names are left out, a chain of aliases without end is no
+// answer, and mail hosts on private and other special addresses are not spoken to, see Options.AllowPrivate.
+//
 // Only ChannelAny lets a message go in the clear, and only where the peer offers no TLS or the handshake failed. A relay
 // proves the hop to itself alone: what lies beyond counts only if [Relay] has an Operator.
 //
 // What a peer says before TLS is forgotten once TLS is on (RFC 3207 section 4.2). Octets that arrive in the clear behind
-// the reply to STARTTLS are an injection: [ErrInjected] ends the delivery, whatever the floor.
+// the reply to STARTTLS, in its segment or a later one, are an injection: [ErrInjected] ends the delivery, whatever the floor.
 //
 // # The point of no return
 //

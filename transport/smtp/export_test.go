@@ -60,7 +60,7 @@ func (t *Transport) Idle() int {
 }
 
 // System makes the resolver that New takes where none is given.
-func System(r *net.Resolver) Resolver { return system{r} }
+func System(r *net.Resolver) Resolver { return system{r: r} }
 
 // Shelf is the small cache, of strings.
 type Shelf = shelf[string]

@@ -48,6 +48,7 @@ var (
 	errNoMessage   = errors.New("smtp: shipment without message or recipient")
 	errSource      = errors.New("smtp: message can't be read")
 	errNoRoute     = errors.New("smtp: no mail host has an address")
+	errSpecial     = errors.New("smtp: mail host has no public address")
 	errLookup      = errors.New("smtp: name look-up failed")
 	errTooBig      = errors.New("smtp: message over the far end's limit (RFC 1870)")
 	errNo8Bit      = errors.New("smtp: far end takes no 8-bit content (RFC 6152)")
@@ -67,6 +68,8 @@ type failure struct {
 	handshake bool
 	// next: another host may do better.
 	next bool
+	// sent: the wire met the floor, and octets of the envelope or more went out.
+	sent bool
 	// stale: a connection that was used before died before the final dot, so that a fresh one may do.
 	stale bool
 }
@@ -170,7 +173,9 @@ type tally struct {
 	// wire is the last one that missed the floor.
 	wire              securemail.Wire
 	missed, temporary bool
-	attempts          int
+	// sent: a wire met the floor, and something of the mail went out.
+	sent     bool
+	attempts int
 }
 
 // add records f and says whether the delivery ends with it.
@@ -181,6 +186,7 @@ func (t *tally) add(f *failure) bool {
 		t.temporary = t.temporary || f.temporary
 		return false
 	}
+	t.sent = t.sent || f.sent
 	// A host that may do better later outweighs one that never will.
 	if t.worst == nil || f.Fate != securemail.FatePermanent || t.worst.Fate == securemail.FatePermanent {
 		t.worst = f
@@ -189,9 +195,10 @@ func (t *tally) add(f *failure) bool {
 }
 
 // verdict is the error of a delivery that no host took. Where a wire missed the floor it is a *securemail.ChannelError,
-// so that another Choice gets its turn; a host that failed otherwise makes it temporary, since it was not judged.
+// so that another Choice gets its turn; a host that failed otherwise makes it temporary, since it was not judged. But one
+// that met the floor and failed later is a reason to come again, and ErrChannel would say that nothing left.
 func (t *tally) verdict() error {
-	if t.missed {
+	if t.missed && !t.sent {
 		t.wire.Reasons = t.reasons
 		unjudged := t.worst != nil && t.worst.Fate != securemail.FatePermanent
 		return &securemail.ChannelError{Temporary: t.temporary || unjudged, Wire: t.wire}

@@ -99,6 +99,9 @@ func (t *Transport) pkix(name string, cs *tls.ConnectionState) string {
 	if len(cs.PeerCertificates) == 0 {
 		return "pkix-none"
 	}
+	if name == "" { // Verify would ask for no name at all
+		return "pkix-name"
+	}
 	leaf := cs.PeerCertificates[0]
 	rest := x509.NewCertPool()
 	for _, c := range cs.PeerCertificates[1:] {

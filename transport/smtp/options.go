@@ -32,6 +32,11 @@ type Options struct {
 	Port uint16
 	// RootCAs are the authorities that PKIX trusts; nil are the system's.
 	RootCAs *x509.CertPool
+	// AllowPrivate lets the mail hosts that DNS names be on loopback, private and other special addresses (RFC 6890), as a
+	// network of one's own may want; otherwise a stranger's MX record can't make this machine speak to its neighbours. With
+	// Dial, a Port other than 25 or a Resolver of its own (not by [DNS]) the host program says itself where mail goes, and
+	// nothing is refused. A Relay may be anywhere.
+	AllowPrivate bool
 	// Pins say what is known of a domain's mail hosts; keys are domains in lower case A-labels.
 	Pins map[string]Pin
 	// Relay, where set, takes all mail; MX records are not asked for.
@@ -85,6 +90,9 @@ type Relay struct {
 // Timeouts bound each wait for the far end. Zero fields are the defaults, which RFC 5321 section 4.5.3.2 asks for where it
 // names one. Each also ends with the context.
 type Timeouts struct {
+	// Total bounds one Deliver or Probe with all its hosts; 0 is 1 h. A far end that takes an octet now and then would hold
+	// a delivery for days otherwise.
+	Total time.Duration
 	// Resolve bounds the look-ups of one name, Connect one TCP connection, Handshake TLS; 0 are 30 s, 30 s and 1 min.
 	Resolve, Connect, Handshake time.Duration
 	// Greeting (0 is 5 min), EHLO (5 min; also STARTTLS, AUTH, RSET), Mail (5 min), Rcpt (5 min), DataInit (2 min), DataBlock
@@ -93,6 +101,7 @@ type Timeouts struct {
 }
 
 func (t Timeouts) filled() Timeouts {
+	t.Total = orElse(t.Total, time.Hour)
 	t.Resolve = orElse(t.Resolve, 30*time.Second)
 	t.Connect = orElse(t.Connect, 30*time.Second)
 	t.Handshake = orElse(t.Handshake, time.Minute)
@@ -108,7 +117,7 @@ func (t Timeouts) filled() Timeouts {
 
 func (t Timeouts) check() error {
 	for _, d := range []time.Duration{
-		t.Resolve, t.Connect, t.Handshake, t.Greeting, t.EHLO, t.Mail, t.Rcpt, t.DataInit, t.DataBlock, t.Dot,
+		t.Total, t.Resolve, t.Connect, t.Handshake, t.Greeting, t.EHLO, t.Mail, t.Rcpt, t.DataInit, t.DataBlock, t.Dot,
 	} {
 		if d < 0 {
 			return errors.New("smtp: options: a timeout is negative")
@@ -139,8 +148,10 @@ func New(o *Options) (*Transport, error) {
 	}
 	r := o.Resolver
 	if r == nil {
-		r = system{net.DefaultResolver}
+		r = system{r: net.DefaultResolver, search: t.relay != nil}
 	}
+	_, ours := r.(*dnsClient)
+	t.public = !o.AllowPrivate && o.Dial == nil && t.port == 25 && (ours || o.Resolver == nil)
 	t.resolver = newCached(r, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
 	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))
@@ -170,7 +181,7 @@ func (t *Transport) setRelay(r *Relay) error {
 		return nil
 	}
 	name, service, err := net.SplitHostPort(r.Addr)
-	if err != nil || name == "" {
+	if err != nil || strings.TrimSuffix(name, ".") == "" {
 		return errors.New("smtp: options: relay must be host:port")
 	}
 	port, err := strconv.ParseUint(service, 10, 16)

@@ -34,7 +34,9 @@ func (t *Transport) Probe(ctx context.Context, _, domain string) (securemail.Rou
 		}
 		done, mine := t.flight.join(domain)
 		if mine {
-			r := t.look(ctx, domain)
+			bounded, cancel := context.WithTimeout(ctx, t.timeouts.Total)
+			r := t.look(bounded, domain)
+			cancel()
 			t.keep(ctx, domain, r)
 			t.flight.leave(domain)
 			return r, ctx.Err()
@@ -68,7 +70,7 @@ func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
 	for _, h := range hosts {
 		addrs, f := t.addresses(ctx, h, domain)
 		if f != nil {
-			best.Reasons = note(best.Reasons, "route", h.name+": "+f.Err.Error())
+			best.Reasons = note(append(best.Reasons, f.Wire.Reasons...), "route", h.name+": "+f.Err.Error())
 		}
 		for _, a := range addrs {
 			if tries++; tries > maxConnections || ctx.Err() != nil {

@@ -41,7 +41,11 @@ type Resolver interface {
 }
 
 // system is Go's own resolver. It tells nothing of DNSSEC and of times to live.
-type system struct{ r *net.Resolver }
+type system struct {
+	r *net.Resolver
+	// search lets names of hosts go through the search list, as a relay's may; an MX host's is absolute.
+	search bool
+}
 
 var _ Resolver = system{}
 
@@ -66,6 +70,9 @@ func (s system) MX(ctx context.Context, domain string) (MXSet, error) {
 
 // Addrs implements [Resolver].
 func (s system) Addrs(ctx context.Context, host string) (AddrSet, error) {
+	if !s.search {
+		host += "."
+	}
 	addrs, err := s.r.LookupNetIP(ctx, "ip", host)
 	switch {
 	case notFound(err):

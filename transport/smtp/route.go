@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
@@ -33,6 +34,9 @@ type host struct {
 	// pin is nil if the domain has none.
 	pin *pin
 }
+
+// implicit says that a session with h starts with TLS.
+func (h *host) implicit() bool { return h.relay != nil && h.relay.ImplicitTLS }
 
 // target is one address of a host.
 type target struct {
@@ -65,7 +69,7 @@ func (t *Transport) route(ctx context.Context, domain string) ([]*host, []secure
 // usable sorts the set and drops what must not be used.
 func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reason, *failure) {
 	// RFC 7505 section 3: a null MX is alone; beside others it is void.
-	if len(set.Hosts) == 1 && set.Hosts[0].Host == "" {
+	if len(set.Hosts) == 1 && strings.TrimSuffix(set.Hosts[0].Host, ".") == "" {
 		f := fail(stageResolve, ErrNullMX)
 		f.Code, f.Enhanced, f.Fate = 556, "5.1.10", securemail.FatePermanent
 		return nil, nil, f
@@ -81,15 +85,14 @@ func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reas
 		if len(hosts) == maxHosts {
 			break
 		}
-		// RFC 5321 section 5.1: an MX names a domain; an address in its place is an error, and no certificate would name it.
-		_, err := netip.ParseAddr(mx.Host)
+		name := strings.ToLower(strings.TrimSuffix(mx.Host, "."))
 		switch {
-		case mx.Host == "" || err == nil:
+		case !validHost(name):
 			notes = note(notes, "mx-invalid", "an MX record names no host")
-		case pin != nil && !pin.allows(mx.Host):
-			notes = note(notes, "mx-not-pinned", mx.Host+" is not among the domain's pinned hosts")
+		case pin != nil && !pin.allows(name):
+			notes = note(notes, "mx-not-pinned", name+" is not among the domain's pinned hosts")
 		default:
-			hosts = append(hosts, &host{name: mx.Host, port: t.port, signed: set.Secure, pin: pin})
+			hosts = append(hosts, &host{name: name, port: t.port, signed: set.Secure, pin: pin})
 		}
 	}
 	if len(hosts) == 0 {
@@ -98,6 +101,22 @@ func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reas
 		return nil, nil, f
 	}
 	return hosts, notes, nil
+}
+
+// validHost accepts what a certificate can name and a log line may hold: labels of letters, digits, "-" and "_". RFC 5321
+// section 5.1: an MX names a domain; an address in its place is an error, also in the spellings that C libraries take for
+// one, such as "127.1" (RFC 3696 section 2: no top-level label is all digits).
+func validHost(name string) bool {
+	if len(name) > 253 {
+		return false
+	}
+	label := ""
+	for label = range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return false
+		}
+	}
+	return strings.Trim(label, "0123456789") != "" && !strings.HasPrefix(label, "0x")
 }
 
 // lookupFailure maps what a Resolver said of a domain or an implicit mail host.
@@ -124,6 +143,13 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]ne
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
 	defer cancel()
 	set, err := t.resolver.Addrs(ctx, h.name)
+	if err == nil && t.public && h.relay == nil {
+		if set.Addrs = slices.DeleteFunc(slices.Clone(set.Addrs), special); len(set.Addrs) == 0 {
+			f := hostFail(stageResolve, errSpecial)
+			f.Enhanced, f.Wire.Reasons = "4.4.4", note(nil, "mx-private", h.name+" has no public address")
+			return nil, f
+		}
+	}
 	if err == nil && len(set.Addrs) > 0 {
 		return set.Addrs[:min(len(set.Addrs), maxAddrs)], nil
 	}
@@ -137,6 +163,21 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]ne
 		f.Enhanced = "4.4.4"
 	}
 	return nil, f
+}
+
+// special addresses are no mail host of a stranger's (RFC 6890): whoever puts one into his DNS wants us to speak to a
+// machine of ours, or to ourselves.
+func special(a netip.Addr) bool {
+	a = a.Unmap()
+	return !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(specialNets, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+var specialNets = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
+	// Prefixes that carry an IPv4 address: RFC 4291 section 2.5.5.1, RFC 6052 and RFC 8215, RFC 3056; and RFC 3879.
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
 }
 
 // cached keeps a Resolver's answers for as long as their TTL says, at most maxKeep.

@@ -46,7 +46,7 @@ func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *fa
 		f.Enhanced = "4.4.1"
 		return nil, f
 	}
-	c := &conn{net: nc, host: g.host, addr: g.addr, notes: d.why}
+	c := &conn{net: nc, raw: nc, host: g.host, addr: g.addr, notes: d.why}
 	stop := c.attend(ctx)
 	f := t.hello(ctx, c, d)
 	alive := stop()
@@ -68,7 +68,7 @@ func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *fa
 
 // hello is all from the greeting to AUTH.
 func (t *Transport) hello(ctx context.Context, c *conn, d demand) *failure {
-	implicit := c.host.relay != nil && c.host.relay.ImplicitTLS
+	implicit := c.host.implicit()
 	if implicit {
 		if f := t.handshake(ctx, c); f != nil {
 			// Port 465 knows no clear session.
@@ -160,14 +160,19 @@ func (t *Transport) upgrade(ctx context.Context, c *conn, d demand) *failure {
 		return f
 	}
 	if c.br.Buffered() > 0 {
-		f := fail(stageTLS, ErrInjected)
-		f.Wire.Reasons = note(nil, "starttls-injection", c.host.name+": octets in the clear behind the reply to STARTTLS")
-		return f
+		return injected(c)
 	}
 	if f := t.handshake(ctx, c); f != nil {
 		return f
 	}
 	return t.ehlo(ctx, c, d)
+}
+
+// injected is the end of a delivery to whose session somebody added octets.
+func injected(c *conn) *failure {
+	f := fail(stageTLS, ErrInjected)
+	f.Wire.Reasons = note(nil, "starttls-injection", c.host.name+": octets in the clear behind the reply to STARTTLS")
+	return f
 }
 
 // handshake puts TLS on c. The certificate is judged afterwards, since any is better than none under ChannelAny, and
@@ -188,6 +193,10 @@ func (t *Transport) handshake(ctx context.Context, c *conn) *failure {
 	if err != nil {
 		if ctx.Err() != nil {
 			return ioFailure(ctx, stageTLS, err)
+		}
+		// Conn is set where the first octets were no TLS record: they are behind the 220 too, only a segment later.
+		if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && !c.host.implicit() {
+			return injected(c)
 		}
 		rule, temporary := handshakeRule(err)
 		f := miss(securemail.Wire{Hop: hopOf(c.host), Reasons: c.notes}, rule, "TLS handshake with "+c.host.name+" failed")
@@ -231,7 +240,7 @@ func (t *Transport) authenticate(ctx context.Context, c *conn, d demand) *failur
 	}
 	proved := c.tls != nil && c.wire.Proof != "" && !c.barred
 	if !proved && !(r.InsecureLoopbackAuth && c.addr.IsLoopback()) {
-		if d.floor != securemail.ChannelAny {
+		if d.floor != securemail.ChannelAny && (c.barred || !c.wire.Meets(d.floor)) {
 			return nil // admit turns it down, with reasons
 		}
 		f := hostFail(stageAuth, ErrUnproved)

@@ -74,11 +74,13 @@ func (t *Transport) transact(ctx context.Context, j *job, c *conn) (string, *fai
 	used := c.uses
 	c.uses++
 	if f := t.ready(ctx, j, c, used); f != nil {
+		f.sent = true
 		return "", f
 	}
 	// From here on nothing but a clear answer to the dot leaves the session usable.
 	c.broken = true
 	if f := t.body(ctx, j, c); f != nil {
+		f.sent = true
 		return "", f
 	}
 	if err := j.Intend(ctx); err != nil {

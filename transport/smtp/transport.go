@@ -24,8 +24,10 @@ type Transport struct {
 	relay    *host
 	timeouts Timeouts
 	maxUses  int
-	now      func() time.Time
-	log      *slog.Logger
+	// public: mail hosts must have public addresses.
+	public bool
+	now    func() time.Time
+	log    *slog.Logger
 
 	pool   *pool
 	routes *shelf[securemail.Route]
@@ -61,6 +63,8 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 		return nil, public(f)
 	}
 	defer j.release()
+	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Total)
+	defer cancel()
 	receipt, err := t.deliver(ctx, j)
 	t.report(ctx, j, receipt, err)
 	return receipt, err
