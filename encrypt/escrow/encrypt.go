@@ -36,17 +36,20 @@ var (
 	errRouteDark   = errors.New("escrow: route for a mailed code is not known right now")
 )
 
+// maxMessageID keeps the notice's lines below 998 octets (RFC 5322 section 2.1.1).
+const maxMessageID = 900
+
 // Encrypt deposits j's message and gives the notice. A second call for the parcel finds the deposit of the first and
 // gives the same link; the first call's factors and message stay. It keeps nothing of j.
 //
-// ErrHold: no way for the recipient to prove himself, the deposit was revoked or has expired, AccessUntil has passed, or
+// ErrHold: no way for the recipient to prove himself, the deposit was revoked, destroyed or has expired, AccessUntil has passed, or
 // the message is over MaxSize. Any other error is temporary, among them a route that is not known right now.
 func (e *Escrow) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Sealed, error) {
 	if j == nil || j.Parcel == nil || j.Message == nil || j.ID == "" || j.Recipient.Address == (securemail.Address{}) {
 		return nil, errNoJob
 	}
 	ids := j.Message.Header("Message-ID")
-	if len(ids) != 1 || !printable(ids[0]) {
+	if len(ids) != 1 || len(ids[0]) > maxMessageID || !printable(ids[0]) {
 		return nil, errNoMessageID
 	}
 	r, err := e.rowWhere(ctx, "parcel=?", string(j.ID))
@@ -154,6 +157,10 @@ func (e *Escrow) again(ctx context.Context, r *row) (*securemail.Sealed, error) 
 	}
 	key, rec, err := e.openHead(ctx, r)
 	if err != nil {
+		if _, _, lost := e.openHead(ctx, e.decoy); lost == nil {
+			// The ring answers, so the key of this one is gone for good, as after a restore of older rows.
+			return nil, fmt.Errorf("%w: %w", errClosed, err)
+		}
 		return nil, err
 	}
 	return e.sealed(r, rec, key)

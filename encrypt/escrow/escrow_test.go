@@ -592,6 +592,7 @@ func TestUndoLeavesNothing(t *testing.T) {
 	require.False(t, d.Live())
 	_, err = e.Encrypt(t.Context(), j)
 	require.ErrorIs(t, err, keyring.ErrDestroyed)
+	require.ErrorIs(t, err, securemail.ErrHold) // trying again would not help
 
 	// After Undo the parcel may come back: that is a new deposit.
 	s, err = r.e.Encrypt(t.Context(), j)
@@ -624,4 +625,6 @@ func TestAnyScopeDestroysTheDeposit(t *testing.T) {
 		require.Empty(t, d.Tenant())
 	}
 	require.Equal(t, "subject/4711", escrow.SubjectScope("", "4711"))
+	require.NotEqual(t, escrow.SubjectScope("a/b", "c"), escrow.SubjectScope("a", "b/c"))
+	require.NotEqual(t, escrow.SubjectScope("a%2Fb", "c"), escrow.SubjectScope("a/b", "c"))
 }

@@ -90,6 +90,37 @@ func TestCheckFactors(t *testing.T) {
 	require.Equal(t, "hint of question", d.Question())
 }
 
+// What people type on telephones, and paste from mail.
+func TestCheckFactorsAsTyped(t *testing.T) {
+	r := open(t, nil)
+	_, d := r.deposit("p1", factor("code", canaryCode), factor("question", "O'Brien \"\u0390\""))
+	for value, kind := range map[string]string{
+		"\u200bZQ77\u20133141\u00a0":           "code",
+		"\uff3a\uff3177\uff0d3141":             "code",
+		"o\u2019brien \u201c\u0390\u201d":      "question",
+		"O\u2019BRIEN\u00a0\"\u03aa\u0301\"":   "question", // the capital of U+0390 has no form of its own
+		"o'brien \"\u03b9\u0308\u0301\"":       "question",
+		"\u2060o'brien\u3000 \"\u1fd3\"\u00ad": "question",
+	} {
+		ok, err := d.Check(t.Context(), kind, securemail.NewSecret(value))
+		require.NoError(t, err)
+		require.True(t, ok, "%q", value)
+	}
+}
+
+// Parcel and tenant lie in clear: who can write the table must not move a deposit to another tenant.
+func TestDepositOfAnotherTenantDoesNotOpen(t *testing.T) {
+	for _, q := range []string{"UPDATE escrow_deposit SET tenant='evil'", "UPDATE escrow_deposit SET parcel='p2'"} {
+		r := open(t, nil)
+		l, _ := r.deposit("p1", factor("code", canaryCode))
+		_, err := r.db.ExecContext(t.Context(), q)
+		require.NoError(t, err)
+		d, err := r.e.Find(t.Context(), l)
+		require.NoError(t, err)
+		require.False(t, d.Live())
+	}
+}
+
 func TestUnknownAnswersLikeKnown(t *testing.T) {
 	r := open(t, nil)
 	d, err := r.e.Find(t.Context(), escrow.Locator(strings.Repeat("0", 32)))

@@ -83,12 +83,13 @@ func DepositScope(id string) string { return "deposit/" + id }
 
 // SubjectScope is the KeyRing scope that all of a tenant's deposits about one person share. It names him to the KeyRing,
 // which guards it like a key; it stands nowhere else. In a program of one tenant it is "subject/" and the subject, else
-// "subject/", the tenant, "/" and the subject: two organisations may number their patients alike.
+// "subject/", the tenant, "/" and the subject: two organisations may number their patients alike. A slash or percent
+// sign in the tenant is escaped as in a URL's path, so that no tenant's subject is another's.
 func SubjectScope(tenant string, s securemail.Subject) string {
 	if tenant == "" {
 		return "subject/" + string(s)
 	}
-	return "subject/" + tenant + "/" + string(s)
+	return "subject/" + strings.NewReplacer("%", "%25", "/", "%2F").Replace(tenant) + "/" + string(s)
 }
 
 func scopesOf(id string, s *securemail.Slip) []string {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"strings"
 	"sync/atomic"
+	"unicode"
 
 	"golang.org/x/crypto/argon2"
 	"golang.org/x/text/cases"
@@ -117,22 +118,37 @@ type factorRecord struct {
 	Hash       []byte
 }
 
-// normal is the form in which a secret is compared. An access code: NFKC without spaces and hyphens, as people type
-// them as they like. An answer: NFKC, case folded, one space between words.
+// normal is the form in which a secret is compared. An access code: NFKC without spaces, dashes and invisible marks, as
+// people type and paste them as they like. An answer: NFKC, case folded, one space between words, plain quotes for the
+// curved ones that telephones put in.
 func normal(kind, value string) string {
 	if len(value) > maxSecret {
 		return ""
 	}
 	value = norm.NFKC.String(value)
 	if kind == FactorQuestion {
-		return strings.Join(strings.Fields(cases.Fold().String(value)), " ")
+		// Folding can take apart what NFKC put together.
+		value = norm.NFKC.String(cases.Fold().String(strings.Map(plainQuote, value)))
+		return strings.Join(strings.Fields(value), " ")
 	}
 	return strings.Map(func(r rune) rune {
-		if r == '-' || r == '\u2010' || r == '\u2011' || r == ' ' || r == '\t' {
+		if unicode.In(r, unicode.Pd, unicode.Cf) || unicode.IsSpace(r) {
 			return -1
 		}
 		return r
 	}, value)
+}
+
+func plainQuote(r rune) rune {
+	switch {
+	case unicode.Is(unicode.Cf, r):
+		return -1
+	case r == '\u2018' || r == '\u2019' || r == '\u02bc' || r == '\u00b4' || r == '`':
+		return '\''
+	case r == '\u201c' || r == '\u201d' || r == '\u201e':
+		return '"'
+	}
+	return r
 }
 
 // hashFactors hashes those factors that this form can use; all share one salt, so that one computation checks a guess.

@@ -147,8 +147,13 @@ func (e *Escrow) openHead(ctx context.Context, r *row) ([]byte, *record, error) 
 	if rec.Version != recordVersion {
 		return nil, nil, fmt.Errorf("escrow: record has unknown version %d", rec.Version)
 	}
+	if string(rec.Slip.ID) != r.parcel || rec.Slip.Actor.Tenant != r.tenant {
+		return nil, nil, errMixed // parcel and tenant lie beside the seal in clear
+	}
 	return key, &rec, nil
 }
+
+var errMixed = errors.New("escrow: deposit is of another parcel or tenant")
 
 // parts collects what is written to it in rows of bodyPart.
 type parts struct{ rows [][]byte }
