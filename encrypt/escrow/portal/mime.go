@@ -385,7 +385,7 @@ func (v *view) head(h *message.Header) {
 	v.Date = "unknown"
 	if d, err := mail.ParseDate(h.Get("Date")); err == nil {
 		v.Date = d.Format("Monday, 2 January 2006, 15:04 -0700")
-		if d.Location() == time.UTC {
+		if _, east := d.Zone(); east == 0 {
 			v.Date = d.Format("Monday, 2 January 2006, 15:04 UTC")
 		}
 	}

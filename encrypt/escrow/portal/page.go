@@ -15,6 +15,7 @@ main{max-width:44rem;margin:0 auto;padding:1.5rem 1rem 3rem}
 h1{font-size:1.5rem;line-height:1.25;overflow-wrap:anywhere}
 h2{font-size:1.125rem;margin:0 0 .5rem}
 section,.card{background:#fff;border:1px solid #8a8f98;border-radius:.5rem;padding:1rem;margin:1rem 0}
+section>:last-child,section p{margin-bottom:0}section p{margin-top:0}
 label{display:block;font-weight:600;margin:.5rem 0 .25rem}
 input{display:block;font:inherit;box-sizing:border-box;width:100%;max-width:22rem;min-height:2.75rem;padding:.5rem;border:2px solid #5b616b;border-radius:.375rem;background:#fff;color:inherit}
 button{font:inherit;font-weight:600;min-height:2.75rem;margin-top:.75rem;padding:.5rem 1rem;border:2px solid #0b4f9c;border-radius:.375rem;background:#0b4f9c;color:#fff;cursor:pointer}
@@ -25,7 +26,7 @@ a:focus-visible,button:focus-visible,input:focus-visible,iframe:focus-visible{ou
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25rem 1rem;margin:0 0 1rem}
 dt{font-weight:600}dd{margin:0;overflow-wrap:anywhere}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit;margin:0}
-iframe{display:block;width:100%;height:70vh;border:1px solid #8a8f98;background:#fff}
+iframe{display:block;box-sizing:border-box;width:100%;height:70vh;border-radius:.5rem;border:1px solid #8a8f98;background:#fff}
 li{margin:.25rem 0;overflow-wrap:anywhere}`
 
 const shell = `{{define "top"}}<!DOCTYPE html>
@@ -71,7 +72,7 @@ one stays good for 10 minutes.</p>
 <p>We send a code of 8 digits to the address that the link was sent to. It works for 10 minutes, in this browser only.</p>
 <form method="post">
 <input type="hidden" name="action" value="send">
-<button type="submit">{{if eq .Asked "code"}}Send me another code{{else}}Send me a code{{end}}</button>
+<button type="submit"{{if .Asked}} class="quiet"{{end}}>{{if eq .Asked "code"}}Send me another code{{else}}Send me a code{{end}}</button>
 </form>
 </section>
 <section aria-labelledby="h-access">
@@ -79,14 +80,14 @@ one stays good for 10 minutes.</p>
 <form method="post">
 <label for="access_code">Access code that the sender gave you</label>
 <input id="access_code" name="access_code" type="text" autocomplete="off" autocapitalize="off" spellcheck="false" maxlength="200" required>
-<button type="submit">Open the message</button>
+<button type="submit"{{if .Asked}} class="quiet"{{end}}>Open the message</button>
 </form>
 </section>
 {{if ne .Asked "question"}}<section aria-labelledby="h-question">
 <h2 id="h-question">By a security question</h2>
 <form method="post">
 <input type="hidden" name="action" value="question">
-<button type="submit">Show my question</button>
+<button type="submit"{{if .Asked}} class="quiet"{{end}}>Show my question</button>
 </form>
 </section>
 {{end}}<p>Nothing works? The message may have expired or been withdrawn. Please ask the sender.</p>

@@ -135,7 +135,8 @@ func frame(r io.Reader) ([]byte, error) {
 	}
 	safe := clean(c.html.String(), c.inliner())
 	var b bytes.Buffer
-	b.WriteString("<!DOCTYPE html>\n<html lang=\"und\">\n<head><meta charset=\"utf-8\"><title>Message</title></head>\n<body>\n")
+	b.WriteString("<!DOCTYPE html>\n<html lang=\"und\">\n<head><meta charset=\"utf-8\"><title>Message</title></head>\n" +
+		"<body style=\"margin:1rem;font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere\">\n")
 	b.WriteString(strings.TrimSpace(safe))
 	b.WriteString("\n</body>\n</html>\n")
 	return b.Bytes(), nil
