@@ -15,6 +15,7 @@ import (
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 
 	"github.com/postseal/postseal/securemail"
@@ -28,7 +29,7 @@ var (
 	// ErrNotPGP says that the message is no OpenPGP/MIME encrypted message (RFC 3156 section 4).
 	ErrNotPGP = errors.New("pgp: not an OpenPGP/MIME encrypted message")
 	// ErrOpen says that it could not be opened: no private key fits, it was changed on the way, has no integrity
-	// protection, or is too large. It is one error on purpose: an answer that tells these apart helps who changes messages.
+	// protection, or asks for too much work. It is one error on purpose: an answer that tells these apart helps who changes messages.
 	ErrOpen = errors.New("pgp: message can't be opened")
 )
 
@@ -74,7 +75,8 @@ type Opened struct {
 
 // Open decrypts an OpenPGP/MIME message (RFC 3156 section 4) in memory and verifies the signature inside. It takes the whole
 // message only, never an encrypted part among others, and gives nothing out before all of it is proved unchanged (EFAIL; RFC
-// 9580 section 13.7). A bad signature is no error: Authenticity says so.
+// 9580 section 13.7). A bad signature is no error: Authenticity says so. A message of more than 100 session keys and
+// signatures is [ErrOpen].
 //
 // Errors: those of ctx, [ErrNotPGP], [ErrOpen], a [*KeyError] for o, and encrypt.ErrUnavailable. None holds content.
 func Open(ctx context.Context, m *securemail.Message, o *OpenOptions) (*Opened, error) {
@@ -98,15 +100,49 @@ func Open(ctx context.Context, m *securemail.Message, o *OpenOptions) (*Opened, 
 	}
 	cfg := config(opt.Now, nil)
 	cfg.MaxDecompressedMessageSize = &opt.MaxSize
-	md, err := openpgp.ReadMessage(sealed, ring, nil, cfg)
-	if err != nil || !md.IsEncrypted || md.IsSymmetricallyEncrypted {
-		return nil, ErrOpen
+	md, plain, err := read(&ctxReader{ctx, sealed}, ring, cfg)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
-	plain, err := io.ReadAll(io.LimitReader(md.UnverifiedBody, opt.MaxSize+1))
-	if err != nil || int64(len(plain)) > opt.MaxSize {
-		return nil, ErrOpen
+	if err != nil {
+		return nil, err
 	}
 	return opened(md, plain, ring.signers), nil
+}
+
+// read decrypts and verifies. Its one error is ErrOpen.
+func read(sealed io.Reader, r *ring, cfg *packet.Config) (md *openpgp.MessageDetails, plain []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			if p != errLookups {
+				panic(p)
+			}
+			md, plain, err = nil, nil, ErrOpen
+		}
+	}()
+	limit := *cfg.MaxDecompressedMessageSize
+	md, err = openpgp.ReadMessage(sealed, r, nil, cfg)
+	if err != nil || !md.IsEncrypted || md.IsSymmetricallyEncrypted {
+		return nil, nil, ErrOpen
+	}
+	plain, err = io.ReadAll(io.LimitReader(md.UnverifiedBody, limit+1))
+	if err != nil || int64(len(plain)) > limit {
+		return nil, nil, ErrOpen
+	}
+	return md, plain, nil
+}
+
+// ctxReader ends with ctx: what is read from it takes long, and go-crypto knows no ctx.
+type ctxReader struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r *ctxReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.Reader.Read(p)
 }
 
 // opened reads the result, which is complete only now that the body was read to its end.
@@ -133,14 +169,28 @@ func opened(md *openpgp.MessageDetails, plain []byte, signers openpgp.EntityList
 	return r
 }
 
-// ring keeps private keys to open with apart from certificates to verify with: go-crypto asks one for both.
-type ring struct{ own, signers openpgp.EntityList }
+// maxLookups bounds the session keys and the signatures of a message together: each session key costs a private operation,
+// each signature a hash of everything, and go-crypto's work grows with the square of their number.
+const maxLookups = 100
+
+// errLookups is a ring's panic, which read recovers: go-crypto gives a key ring no other way to end a message.
+var errLookups = errors.New("pgp: too many session keys or signatures")
+
+// ring keeps private keys to open with apart from certificates to verify with: go-crypto asks one for both. It serves one
+// message.
+type ring struct {
+	own, signers openpgp.EntityList
+	lookups      int
+}
 
 //lint:ignore ST1003 the interface is go-crypto's
 func (r *ring) KeysById(id uint64) []openpgp.Key { return r.own.KeysById(id) }
 
 //lint:ignore ST1003 the interface is go-crypto's
 func (r *ring) EntitiesById(id uint64) []*openpgp.Entity {
+	if r.lookups++; r.lookups > maxLookups {
+		panic(errLookups)
+	}
 	// the signers first: go-crypto verifies with the first one only
 	return append(r.signers.EntitiesById(id), r.own.EntitiesById(id)...)
 }

@@ -2,6 +2,8 @@ package pgp_test
 
 import (
 	"bytes"
+	"context"
+	"crypto"
 	"errors"
 	"strings"
 	"testing"
@@ -173,6 +175,62 @@ func TestOpenRefusesWhatIsNotProtected(t *testing.T) {
 			require.Nil(t, r)
 		})
 	}
+}
+
+// flood is a message with that many session keys and one-pass signatures, all for keys of ours.
+func flood(t testing.TB, to openpgp.Key, sessions, signatures int) *securemail.Message {
+	t.Helper()
+	cfg := &packet.Config{DefaultCipher: packet.CipherAES256}
+	return raw(t, func(b *bytes.Buffer) {
+		key := make([]byte, 32)
+		for range sessions {
+			require.NoError(t, packet.SerializeEncryptedKeyAEAD(b, to.PublicKey, packet.CipherAES256, false, key, cfg))
+		}
+		w, err := packet.SerializeSymmetricallyEncrypted(b, packet.CipherAES256, false, packet.CipherSuite{}, key, cfg)
+		require.NoError(t, err)
+		for range signatures {
+			ops := packet.OnePassSignature{Version: 3, SigType: packet.SigTypeBinary, Hash: crypto.SHA256,
+				PubKeyAlgo: to.Entity.PrimaryKey.PubKeyAlgo, KeyId: to.Entity.PrimaryKey.KeyId}
+			require.NoError(t, ops.Serialize(w))
+		}
+		l, err := packet.SerializeLiteral(w, true, "", 0)
+		require.NoError(t, err)
+		_, err = l.Write([]byte("A: b\r\n\r\nx\r\n"))
+		require.NoError(t, err)
+		require.NoError(t, l.Close()) // and w with it
+	})
+}
+
+// TestOpenBoundsItsWork: each session key costs a private operation, and each signature a hash of everything.
+func TestOpenBoundsItsWork(t *testing.T) {
+	secret, _ := pair(t, "anna@example.org")
+	o := &pgp.OpenOptions{Keys: []securemail.Secret{secret}}
+	to, ok := ringOf(t, secret)[0].EncryptionKey(time.Now(), nil)
+	require.True(t, ok)
+	_, err := pgp.Open(t.Context(), flood(t, to, 100, 0), o)
+	require.NoError(t, err)
+	for _, n := range [][2]int{{101, 0}, {1, 100}, {1, 100000}} {
+		m := flood(t, to, n[0], n[1])
+		start := time.Now()
+		_, err := pgp.Open(t.Context(), m, o)
+		require.ErrorIs(t, err, pgp.ErrOpen)
+		require.Less(t, time.Since(start), 5*time.Second)
+	}
+}
+
+// TestOpenStopsWithItsContext, in the middle as well.
+func TestOpenStopsWithItsContext(t *testing.T) {
+	mail, o := sealedMail(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	calls := 0
+	o.Now = func() time.Time { // go-crypto asks while it reads
+		calls++
+		cancel()
+		return time.Now()
+	}
+	_, err := pgp.Open(ctx, message(t, mail), o)
+	require.ErrorIs(t, err, context.Canceled)
+	require.Positive(t, calls)
 }
 
 type nopCloser struct{ *bytes.Buffer }
