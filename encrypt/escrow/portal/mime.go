@@ -8,7 +8,6 @@ import (
 	"mime"
 	"net/mail"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
