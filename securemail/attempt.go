@@ -324,6 +324,7 @@ func (a *attempt) broken() {
 // event is the attempt's outcome as an Event, with the decision unless an earlier one has it.
 func (a *attempt) event() Event {
 	a.status.Changed = a.m.c.Now()
+	a.status = tidyStatus(a.status)
 	e := a.m.event(a.by, a.status)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -340,7 +341,7 @@ func (a *attempt) record(e *Event) {
 }
 
 func (a *attempt) fault(rule string) {
-	e := a.m.event(a.by, a.status)
+	e := a.m.event(a.by, tidyStatus(a.status))
 	e.Kind, e.Detail = "fault", map[string]string{"rule": rule}
 	a.faults = append(a.faults, e)
 	a.m.log.Error("securemail: fault of a part", "rule", rule, "parcel", string(a.p.ID), "method", string(a.status.Choice.Method))

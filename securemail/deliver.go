@@ -217,7 +217,7 @@ func (a *attempt) intend(ctx context.Context) error {
 	if a.intended {
 		return nil
 	}
-	st := a.status
+	st := tidyStatus(a.status)
 	st.State, st.Changed = StateAttempting, a.m.c.Now()
 	e := a.m.event(a.by, st)
 	if !a.recorded {

@@ -26,6 +26,7 @@ func (m *Mailer) decide(ctx context.Context, f *Facts) (Decision, error) {
 			return Decision{}, errPolicyFault
 		}
 		if len(d.Need) == 0 {
+			d.Policy, d.Reasons = tidyText(d.Policy), tidyReasons(d.Reasons)
 			return d, nil
 		}
 		missing := slices.DeleteFunc(slices.Clone(d.Need), f.has)
@@ -87,6 +88,7 @@ func (m *Mailer) probe(ctx context.Context, s *Slip) (r Route) {
 	if err != nil {
 		return unknown
 	}
+	r.Reasons = tidyReasons(r.Reasons)
 	return r
 }
 
@@ -115,7 +117,7 @@ func (m *Mailer) keyFact(ctx context.Context, s *Slip, method Method) (k KeyFact
 	if len(usable) == 0 {
 		return KeyFact{State: KeyNone, Why: Reason{"key-expired", "every key has expired or is of another method"}}
 	}
-	return KeyFact{State: KeyFound, Keys: usable}
+	return KeyFact{State: KeyFound, Keys: tidyKeys(usable)}
 }
 
 // needsKeys: the two methods that work without a recipient key are known; every other is looked up.
@@ -182,7 +184,7 @@ func (m *Mailer) explain(ctx context.Context, s *Slip) (e Explanation) {
 	}
 	for i, c := range e.Decision.Choices {
 		if why, ok := bars(s, c); !ok {
-			e.Decision.Reasons = append(slices.Clip(e.Decision.Reasons), why) // a Policy may share its slice
+			e.Decision.Reasons = append(e.Decision.Reasons, why)
 			continue
 		}
 		if m.ready(ctx, &e.Facts, c) {

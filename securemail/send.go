@@ -191,7 +191,7 @@ func (m *Mailer) classify(ctx context.Context, d *Draft, msg *Message) (Class, e
 		m.log.WarnContext(ctx, "securemail: classifier failed; content counts as PHI")
 		return Class{Findings: []Finding{{Rule: "classifier-failed", Count: 1}}}, nil
 	}
-	return c, nil
+	return tidyClass(c), nil
 }
 
 // slip is what all parcels of d have in common.
