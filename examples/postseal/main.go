@@ -14,8 +14,8 @@
 //	-keys FOLDER        pinned PGP keys with their keys.json; see package encrypt/keys
 //	-base-url URL       where the pick-up pages are; without it there is no escrow, and such mail is held
 //	-insecure-loopback  allow http for a -base-url on loopback
-//	-store FILE         keep queue, keys and audit log there, so that what is deferred or held can be taken up by the next
-//	                    run; without it they live as long as the command
+//	-store FILE         keep queue, keys and audit log there, so that the next run tries again what is deferred, and what is
+//	                    held can be released by a program; without it they live as long as the command
 //	-ca FILE            trust the authorities in this PEM file instead of the system's
 //	-port N             where mail hosts listen, instead of 25
 //	-json               one JSON object a recipient
@@ -29,6 +29,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"syscall"
 )
 
 // command is one sub-command.
@@ -48,7 +49,7 @@ func commands() []command {
 var errUsage = errors.New("called wrongly; see postseal help")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	os.Exit(dispatch(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -59,6 +60,7 @@ func dispatch(ctx context.Context, args []string, in io.Reader, out, errOut io.W
 		for _, c := range commands() {
 			fmt.Fprintf(out, "  %-8s %s\n", c.name, c.summary)
 		}
+		fmt.Fprintln(out, "postseal COMMAND -h lists the flags of one.")
 		if len(args) == 0 {
 			return 2
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -69,10 +70,11 @@ func TestSendDelivers(t *testing.T) {
 
 func TestSendNeverInClear(t *testing.T) {
 	w := newWorld(t)
-	for _, p := range []string{"try-tls", "forced", "escrow"} {
+	kept := ", and nothing kept: send to them again, or use -store"
+	for p, tail := range map[string]string{"try-tls": kept, "forced": "", "escrow": kept} { // forced bounces
 		code, out, errOut := call(t, mail, append([]string{"send", "-json", "-policy", p, "-to", "anna@x.test"}, w.clearFlags...)...)
 		require.Equal(t, 1, code)
-		require.Equal(t, "postseal: 1 of 1 recipients not reached, and nothing kept: send to them again, or use -store\n", errOut)
+		require.Equal(t, "postseal: 1 of 1 recipients not reached"+tail+"\n", errOut)
 		var r map[string]any
 		require.NoError(t, json.Unmarshal([]byte(out), &r))
 		require.NotEqual(t, "delivered", r["status"].(map[string]any)["state"])
@@ -85,7 +87,7 @@ func TestStoreKeepsWhatIsHeld(t *testing.T) {
 	store := filepath.Join(t.TempDir(), "mail.db")
 	code, _, errOut := call(t, mail, append([]string{"send", "-store", store, "-to", "anna@x.test"}, w.clearFlags...)...)
 	require.Equal(t, 1, code)
-	require.Contains(t, errOut, "the store has them")
+	require.Contains(t, errOut, "1 of 1 recipients not reached; 1 of them wait in the store")
 	require.FileExists(t, store)
 }
 
@@ -125,7 +127,11 @@ func TestBadInput(t *testing.T) {
 		want string
 	}{
 		"no recipient":      {mail, []string{"send"}, 2, "-to is required"},
-		"unknown flag":      {mail, []string{"send", "-x"}, 2, "called wrongly"},
+		"unknown flag":      {mail, []string{"send", "-x"}, 2, "not defined: -x"},
+		"port":              {mail, []string{"send", "-to", "a@x.test", "-port", "70000"}, 2, "-port is"},
+		"stray argument":    {mail, []string{"send", "-to", "a@x.test", "message.eml"}, 2, "standard input"},
+		"both ways":         {mail, []string{"send", "-to", "a@x.test", "-relay", "a:25", "-resolver", "127.0.0.1:53"}, 2, "exclude"},
+		"operator alone":    {mail, []string{"send", "-to", "a@x.test", "-operator", "X"}, 2, "-operator and -agreement"},
 		"unknown command":   {mail, []string{"sned"}, 2, "no command"},
 		"unknown policy":    {mail, []string{"send", "-to", "a@x.test", "-policy", "hope"}, 2, "-policy is"},
 		"malformed address": {mail, append([]string{"send", "-to", "nobody"}, w.flags...), 1, "To[0] (address)"},
@@ -138,8 +144,9 @@ func TestBadInput(t *testing.T) {
 		"bad resolver":      {mail, []string{"send", "-to", "a@x.test", "-resolver", "nonsense"}, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			code, _, errOut := call(t, c.in, c.args...)
+			code, out, errOut := call(t, c.in, c.args...)
 			require.Equal(t, c.code, code, errOut)
+			require.Empty(t, out, "standard output is for results")
 			require.Contains(t, errOut, c.want)
 			require.Equal(t, 1, strings.Count(errOut, "\n"), "one clear line")
 		})
@@ -148,4 +155,25 @@ func TestBadInput(t *testing.T) {
 	require.Zero(t, code)
 	require.Contains(t, out, "explain")
 	require.Empty(t, w.tls.Attempts())
+}
+
+// TestWrongFlagsWaitForNoInput: a newcomer who called it wrongly must not sit before a program that reads.
+func TestWrongFlagsWaitForNoInput(t *testing.T) {
+	r, w := io.Pipe() // never written to
+	defer w.Close()
+	for _, args := range [][]string{{"-policy", "hope"}, {"-relay", "nonsense"}, {"-ca", "/nonexistent"}, {"-keys", "/nonexistent"}} {
+		var o, e bytes.Buffer
+		code := dispatch(t.Context(), append([]string{"explain", "-to", "a@x.test"}, args...), r, &o, &e)
+		require.NotZero(t, code)
+		require.Empty(t, o.String())
+	}
+}
+
+func TestBouncedIsNotWaiting(t *testing.T) {
+	w := newWorld(t)
+	store := filepath.Join(t.TempDir(), "mail.db")
+	code, out, errOut := call(t, mail, append([]string{"send", "-policy", "forced", "-store", store, "-to", "anna@x.test"}, w.clearFlags...)...)
+	require.Equal(t, 1, code)
+	require.Contains(t, out, "\tbounced\t")
+	require.Equal(t, "postseal: 1 of 1 recipients not reached\n", errOut)
 }

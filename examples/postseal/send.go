@@ -28,11 +28,11 @@ func send(ctx context.Context, args []string, in io.Reader, out io.Writer) (err 
 	if err != nil {
 		return err
 	}
-	d, err := f.draft(in)
+	o, d, err := f.prepare(in)
 	if err != nil {
 		return err
 	}
-	sys, closeAll, err := f.open(ctx)
+	sys, closeAll, err := f.open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -42,25 +42,46 @@ func send(ctx context.Context, args []string, in io.Reader, out io.Writer) (err 
 		return err
 	}
 	_, runErr := sys.RunDue(ctx)
-	n, missed := 0, 0
+	var c count
 	for st, err := range sys.Find(ctx, securemail.Query{Submission: sub.ID}) {
 		if err != nil {
 			return err
 		}
-		if n++; st.State != securemail.StateDelivered {
-			missed++
-		}
+		c.add(st.State)
 		if err := printStatus(out, &st, f.json); err != nil {
 			return err
 		}
 	}
-	if runErr != nil || missed == 0 {
-		return runErr
+	return errors.Join(runErr, c.verdict(f.store != ""))
+}
+
+// count says how many recipients have the mail, won't get it, or wait.
+type count struct{ delivered, ended, waiting int }
+
+func (c *count) add(s securemail.State) {
+	switch {
+	case s == securemail.StateDelivered:
+		c.delivered++
+	case s.Final():
+		c.ended++
+	default:
+		c.waiting++
 	}
-	if f.store == "" {
-		return fmt.Errorf("%d of %d recipients not reached, and nothing kept: send to them again, or use -store", missed, n)
+}
+
+// verdict is nil where everybody has it.
+func (c *count) verdict(stored bool) error {
+	if c.ended+c.waiting == 0 {
+		return nil
 	}
-	return fmt.Errorf("%d of %d recipients not reached yet; the store has them", missed, n)
+	text := fmt.Sprintf("%d of %d recipients not reached", c.ended+c.waiting, c.delivered+c.ended+c.waiting)
+	switch {
+	case c.waiting > 0 && stored:
+		text += fmt.Sprintf("; %d of them wait in the store", c.waiting)
+	case c.waiting > 0:
+		text += ", and nothing kept: send to them again, or use -store"
+	}
+	return errors.New(text)
 }
 
 func printStatus(out io.Writer, st *securemail.Status, asJSON bool) error {
@@ -111,11 +132,11 @@ func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) (e
 	if err != nil {
 		return err
 	}
-	d, err := f.draft(in)
+	o, d, err := f.prepare(in)
 	if err != nil {
 		return err
 	}
-	sys, closeAll, err := f.open(ctx)
+	sys, closeAll, err := f.open(ctx, o)
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type flags struct {
 func parse(name string, args []string, out io.Writer) (*flags, error) {
 	f := &flags{}
 	fs := flag.NewFlagSet("postseal "+name, flag.ContinueOnError)
-	fs.SetOutput(out)
+	fs.SetOutput(io.Discard) // standard output is for results
 	fs.StringVar(&f.from, "from", "", "author; empty: the message's From")
 	fs.StringVar(&f.to, "to", "", "recipients, comma-separated; required")
 	fs.StringVar(&f.relay, "relay", "", "smart host, host:port")
@@ -55,14 +55,43 @@ func parse(name string, args []string, out io.Writer) (*flags, error) {
 	fs.BoolVar(&f.json, "json", false, "one JSON object a recipient")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
+			fs.SetOutput(out)
+			fs.Usage()
 			return nil, err
 		}
-		return nil, errUsage
+		return nil, fmt.Errorf("%w: %w", err, errUsage)
 	}
-	if f.to == "" || fs.NArg() > 0 || f.port > 65535 || f.relay != "" && f.resolver != "" {
-		return nil, fmt.Errorf("-to is required, -relay and -resolver exclude each other: %w", errUsage)
+	if wrong := f.wrong(fs.NArg()); wrong != "" {
+		return nil, fmt.Errorf("%s: %w", wrong, errUsage)
 	}
 	return f, nil
+}
+
+// wrong says what of the flags can't be, "" for nothing.
+func (f *flags) wrong(rest int) string {
+	switch {
+	case f.to == "":
+		return "-to is required"
+	case rest > 0:
+		return "the message is read from standard input, and flags come before anything else"
+	case f.port == 0 || f.port > 65535:
+		return "-port is 1 to 65535"
+	case f.relay != "" && f.resolver != "":
+		return "-relay and -resolver exclude each other"
+	case (f.operator == "") != (f.agreement == "") || f.operator != "" && f.relay == "":
+		return "-operator and -agreement go together, with -relay"
+	}
+	return ""
+}
+
+// prepare checks the flags before it waits for standard input.
+func (f *flags) prepare(in io.Reader) (*preset.Options, *securemail.Draft, error) {
+	o, err := f.options()
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := f.draft(in)
+	return o, d, err
 }
 
 // draft reads the message. A file with LF line ends only, as shells make them, gets CRLF; any other mixture is the
@@ -87,11 +116,7 @@ func (f *flags) draft(in io.Reader) (*securemail.Draft, error) {
 }
 
 // open wires a System. Close closes it and, unless -store keeps it, removes what it stored.
-func (f *flags) open(ctx context.Context) (_ *preset.System, closeAll func() error, err error) {
-	o, err := f.options()
-	if err != nil {
-		return nil, nil, err
-	}
+func (f *flags) open(ctx context.Context, o *preset.Options) (_ *preset.System, closeAll func() error, err error) {
 	path, remove := f.store, func() error { return nil }
 	if path == "" {
 		dir, err := os.MkdirTemp("", "postseal-")
