@@ -452,6 +452,42 @@ func TestNothingIsInClear(t *testing.T) {
 	grep()
 }
 
+// Hostile rules and transports put people into texts; none of them gets into the log.
+func TestTextsNameNobody(t *testing.T) {
+	l := open(t, logDir(t), nil)
+	e := full(t)
+	said := "550 no such user <" + canary + "@example.org>: " + canary + " or mailto:Other." + canary + "@Sub.Example.com, 'x@" + canary + ".example'"
+	reasons := []securemail.Reason{{Rule: said, Text: said}}
+	e.Failure, e.Reasons, e.Receipt.Reasons, e.Decision.Reasons = said, reasons, reasons, reasons
+	e.Detail = map[string]string{said: said}
+	e.Protection.Detail, e.Protection.Keys = map[string]string{"uid": said}, []string{said}
+	p, got := proveFull(t, l, e)
+	require.NotContains(t, strings.ToLower(fmt.Sprintf("%+v", got)), "canary")
+	require.NotContains(t, strings.ToLower(string(p)), "canary")
+	require.Contains(t, got.Failure, "550 no such user <[address "+got.Recipient+"]>")
+	require.Contains(t, got.Failure, "mailto:[address ")
+	require.False(t, got.Cut)
+}
+
+// An event that has no form in JSON would stop the outbox for ever.
+func TestTimesBeyondJSON(t *testing.T) {
+	l := open(t, logDir(t), nil)
+	e := full(t)
+	e.Next, e.Read, e.Time = time.Unix(1<<40, 0), time.Unix(-1<<40, 0), time.Unix(1<<41, 0)
+	e.Receipt.Operator.Until, e.By.Auth.At = time.Unix(1<<42, 0), time.Unix(1<<43, 0)
+	_, got := proveFull(t, l, e)
+	require.True(t, got.Cut)
+	require.True(t, got.Next.IsZero())
+}
+
+func TestEmptyFolderBesideAKeptCheckpointMakesNoKey(t *testing.T) {
+	dir := logDir(t)
+	require.NoError(t, os.WriteFile(dir+".key.seen", []byte("x"), 0o600))
+	_, err := audit.Open(t.Context(), dir, nil)
+	require.ErrorIs(t, err, audit.ErrRollback)
+	require.NoFileExists(t, dir+".key")
+}
+
 func TestContextEnds(t *testing.T) {
 	l := open(t, logDir(t), nil)
 	emit(t, l, 0, 1)

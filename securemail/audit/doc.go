@@ -25,7 +25,8 @@
 // # What an entry holds
 //
 // Canonical JSON ([Entry]): no address, name, subject or reference of a person is in it but as a pseudonym, an HMAC under
-// the log's pseudonym key and bound to the tenant ([Log.Pseudonym]). Facts are an HMAC over their canonical octets
+// the log's pseudonym key and bound to the tenant ([Log.Pseudonym]). Texts should name nobody; where one holds an address, or
+// a name, reference, subject or label of its event, a pseudonym stands in its place. Facts are an HMAC over their canonical octets
 // ([Log.FactsHash]). Text from the far end is left out; its name and queue id are pseudonyms. Destroying the pseudonym key
 // unlinks every entry from its people, and breaks no proof.
 //

@@ -13,6 +13,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -224,7 +225,7 @@ func formatEntry(key *macs, e *securemail.Event) ([]byte, error) {
 		}
 	}
 	for limit := 1024; ; limit /= 2 {
-		w := &wording{key: key, tenant: e.By.Tenant, limit: limit}
+		w := &wording{key: key, tenant: e.By.Tenant, limit: limit, known: knownOf(e)}
 		entry := w.entry(e)
 		entry.Facts, entry.Cut = facts, w.cut
 		b, err := marshalEntry(entry)
@@ -249,14 +250,32 @@ type wording struct {
 	key    *macs
 	tenant string
 	limit  int
-	cut    bool
+	known  []known
+	// replace is made of known when it is first wanted.
+	replace *strings.Replacer
+	cut     bool
 }
 
 func (w *wording) pseudonym(kind, value string) string {
 	return pseudonym(w.key, kind, w.tenant, value)
 }
 
-func (w *wording) text(s string) string { return w.upTo(s, w.limit) }
+func (w *wording) text(s string) string {
+	if s == "" {
+		return ""
+	}
+	return w.upTo(w.veil(w.upTo(s, MaxEntry)), w.limit)
+}
+
+// time is t, or the zero Time where JSON has no form for it.
+func (w *wording) time(t time.Time) time.Time {
+	t = t.UTC()
+	if y := t.Year(); y < 0 || y > 9999 {
+		w.cut = true
+		return time.Time{}
+	}
+	return t
+}
 
 // id is a short text that is never cut below maxID.
 func (w *wording) id(s string) string { return w.upTo(s, maxID) }
@@ -302,10 +321,10 @@ func (w *wording) entry(e *securemail.Event) *Entry {
 		Detail: w.table(e.Detail, w.text), Event: eventID(e.ID), Failure: w.text(e.Failure),
 		From: w.pseudonym("address", e.From.Address.Reveal()), Kind: w.id(e.Kind),
 		Labels: w.table(e.Labels, func(v string) string { return w.pseudonym("label", v) }),
-		Next:   e.Next.UTC(), Parcel: w.id(string(e.Status.ID)), Policy: w.id(e.Policy), Protection: w.protection(e.Protection),
-		Purpose: w.id(string(e.Purpose)), Read: e.Read.UTC(), Reasons: w.reasons(e.Reasons), Receipt: w.receipt(e.Receipt),
+		Next:   w.time(e.Next), Parcel: w.id(string(e.Status.ID)), Policy: w.id(e.Policy), Protection: w.protection(e.Protection),
+		Purpose: w.id(string(e.Purpose)), Read: w.time(e.Read), Reasons: w.reasons(e.Reasons), Receipt: w.receipt(e.Receipt),
 		Recipient: w.pseudonym("address", e.Recipient.Address.Reveal()), Ref: w.pseudonym("ref", e.Recipient.Ref), Seq: e.Seq,
-		State: w.id(string(e.State)), Submission: w.id(e.Submission), Time: e.Time.UTC(), V: entryVersion,
+		State: w.id(string(e.State)), Submission: w.id(e.Submission), Time: w.time(e.Time), V: entryVersion,
 	}
 	out.Subjects = list(w, e.Subjects, func(s securemail.Subject) string { return w.pseudonym("subject", string(s)) })
 	return out
@@ -317,7 +336,7 @@ func (w *wording) caller(a securemail.Actor) Caller {
 	}
 	if a.Auth != (securemail.Auth{}) {
 		c.Auth = &Auth{
-			At: a.Auth.At.UTC(), Method: w.text(a.Auth.Method), PhishingResistant: a.Auth.PhishingResistant,
+			At: w.time(a.Auth.At), Method: w.text(a.Auth.Method), PhishingResistant: a.Auth.PhishingResistant,
 			Session: w.pseudonym("session", a.Auth.Session),
 		}
 	}
@@ -370,10 +389,10 @@ func (w *wording) receipt(r *securemail.Receipt) *Receipt {
 	}
 	out := &Receipt{
 		Hop: hopName(r.Hop), Peer: w.pseudonym("peer", r.Peer), Proof: w.id(string(r.Proof)), Reasons: w.reasons(r.Reasons),
-		Remote: w.pseudonym("remote", r.RemoteID), Time: r.Time.UTC(),
+		Remote: w.pseudonym("remote", r.RemoteID), Time: w.time(r.Time),
 	}
 	if o := r.Operator; o != nil {
-		out.Operator = &Operator{Agreement: w.text(o.Agreement), Name: w.text(o.Name), Until: o.Until.UTC()}
+		out.Operator = &Operator{Agreement: w.text(o.Agreement), Name: w.text(o.Name), Until: w.time(o.Until)}
 	}
 	if t := r.TLS; t != nil {
 		out.TLS = &TLS{

@@ -52,6 +52,11 @@ func (l *Log) open(ctx context.Context) error {
 		return fmt.Errorf("audit: checkpoint: %w", err)
 	}
 	isNew := err != nil
+	if isNew {
+		if err := l.neverWas(); err != nil {
+			return err
+		}
+	}
 	if err := l.openKeys(isNew); err != nil {
 		return err
 	}
@@ -95,18 +100,23 @@ func (l *Log) openKeys(mayMake bool) (err error) {
 	return nil
 }
 
-// create signs the empty tree, in a folder that surely has no log.
-func (l *Log) create() ([]byte, error) {
+// neverWas proves that a folder without a checkpoint surely has no log, before a key is made for one.
+func (l *Log) neverWas() error {
 	starts, err := journals(l.dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := os.Stat(filepath.Join(l.dir, "tile")); err == nil || len(starts) > 0 {
-		return nil, fmt.Errorf("audit: checkpoint missing: %w", ErrCorrupt)
+	if _, err := os.Stat(filepath.Join(l.dir, "tile")); !errors.Is(err, fs.ErrNotExist) || len(starts) > 0 {
+		return errors.Join(fmt.Errorf("audit: checkpoint missing: %w", ErrCorrupt), err)
 	}
-	if _, err := os.Stat(l.o.Seen); err == nil {
-		return nil, fmt.Errorf("audit: the log is gone, but its checkpoint is kept: %w", ErrRollback)
+	if _, err := os.Stat(l.o.Seen); !errors.Is(err, fs.ErrNotExist) {
+		return errors.Join(fmt.Errorf("audit: the log is gone, but its checkpoint is kept: %w", ErrRollback), err)
 	}
+	return nil
+}
+
+// create signs the empty tree.
+func (l *Log) create() ([]byte, error) {
 	root, err := tlog.TreeHash(0, &tree{})
 	if err != nil {
 		return nil, fmt.Errorf("audit: root: %w", err)
