@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/postseal/postseal/securemail"
@@ -70,9 +71,14 @@ type answer struct {
 	complete bool
 }
 
-// remote bounds the far end's text for DeliveryError.Remote.
+// remote bounds the far end's text for DeliveryError.Remote, and makes its control characters harmless.
 func remote(body []byte) string {
-	return strings.ToValidUTF8(string(body[:min(len(body), maxRemote)]), "\uFFFD")
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(string(body[:min(len(body), maxRemote)]), "\uFFFD"))
 }
 
 // maxRetryAfter caps what an endpoint can ask for.
@@ -102,7 +108,7 @@ func retryAfter(v string, now time.Time) time.Duration {
 const maxID = 256
 
 // remoteID finds the id, "" where there is none that is safe to record: ids are written into logs and evidence, so one
-// with spaces, controls or the recipient's address in it is dropped.
+// with spaces, controls or the recipient's address or local part in it is dropped.
 func (m *compiled) remoteID(a *answer, s *securemail.Shipment) string {
 	id := ""
 	if m.IDHeader != "" {
@@ -111,10 +117,19 @@ func (m *compiled) remoteID(a *answer, s *securemail.Shipment) string {
 	if id == "" && m.IDPointer != "" {
 		id = pointed(a.body, m.IDPointer)
 	}
-	if !safeID(id) || strings.Contains(strings.ToLower(id), strings.ToLower(s.Recipient.Address.Reveal())) {
+	if !safeID(id) || quotes(id, s.Recipient.Address) {
 		return ""
 	}
 	return id
+}
+
+// minQuote is what a local part must have so that its octets are no chance in an id.
+const minQuote = 4
+
+func quotes(id string, a securemail.Address) bool {
+	id, whole := strings.ToLower(id), strings.ToLower(a.Reveal())
+	local := whole[:max(strings.LastIndexByte(whole, '@'), 0)]
+	return strings.Contains(id, whole) || len(local) >= minQuote && strings.Contains(id, local)
 }
 
 func safeID(id string) bool {

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -9,7 +10,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,7 +27,7 @@ type conn struct {
 	limit  *io.LimitedReader    // what the far end may still say in this exchange
 	br     *bufio.Reader        // reads limit
 	reused bool
-	idle   time.Time // since when it is in the pool
+	idle   *time.Timer // closes it, while it is in the pool
 }
 
 // wire is what c proves now: the agreement may end while a connection is kept.
@@ -56,6 +59,10 @@ func (t *Transport) connect(ctx context.Context) (*conn, error) {
 		return nil, fault("connect", fmt.Errorf("httpapi: connect: %w", err))
 	}
 	c := &conn{Conn: nc, raw: nc}
+	if ta, ok := nc.RemoteAddr().(*net.TCPAddr); ok && t.endpoint.Scheme == "http" && !ta.IP.IsLoopback() {
+		nc.Close() // a name of loopback that leads elsewhere
+		return nil, fault("connect", errors.New("httpapi: http endpoint is not on loopback"))
+	}
 	if t.endpoint.Scheme == "https" {
 		tc := tls.Client(nc, &tls.Config{
 			ServerName: t.endpoint.Hostname(), RootCAs: t.opts.RootCAs, MinVersion: tls.VersionTLS12,
@@ -115,9 +122,11 @@ const maxIdle = 20 * time.Second
 
 // pool keeps proved connections between deliveries, the youngest on top.
 type pool struct {
-	mu   sync.Mutex // guards idle
-	idle []*conn
-	max  int
+	max int
+
+	mu     sync.Mutex // guards what follows
+	idle   []*conn
+	closed bool
 }
 
 // take returns a connection that still seems alive, or nil.
@@ -127,11 +136,11 @@ func (p *pool) take() *conn {
 		if c == nil {
 			return nil
 		}
-		if time.Since(c.idle) < maxIdle && c.alive() {
+		if c.idle.Stop() && c.alive() {
 			c.reused = true
 			return c
 		}
-		c.Close()
+		c.raw.Close()
 	}
 }
 
@@ -147,9 +156,21 @@ func (p *pool) pop() *conn {
 }
 
 func (p *pool) put(c *conn) {
-	c.idle = time.Now()
 	if old := p.push(c); old != nil {
 		old.Close()
+	}
+}
+
+// expire closes c if it is still idle.
+func (p *pool) expire(c *conn) {
+	p.mu.Lock()
+	i := slices.Index(p.idle, c)
+	if i >= 0 {
+		p.idle = slices.Delete(p.idle, i, i+1)
+	}
+	p.mu.Unlock()
+	if i >= 0 {
+		c.Close()
 	}
 }
 
@@ -157,31 +178,52 @@ func (p *pool) put(c *conn) {
 func (p *pool) push(c *conn) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.max <= 0 {
+	if p.max <= 0 || p.closed {
 		return c
 	}
+	c.idle = time.AfterFunc(maxIdle, func() { p.expire(c) })
 	p.idle = append(p.idle, c)
 	if len(p.idle) <= p.max {
 		return nil
 	}
 	old := p.idle[0]
 	p.idle = p.idle[1:]
+	old.idle.Stop()
 	return old
 }
 
-func (p *pool) drain() {
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
 	for c := p.pop(); c != nil; c = p.pop() {
+		c.idle.Stop()
 		c.Close()
 	}
 }
 
-// alive looks whether the endpoint closed c, or said something unasked, while it waited: it reads for a millisecond and
-// must get nothing. What this can't see in time ends as uncertain, or as a fresh connection where Intend is not reached.
+// alive looks whether the endpoint closed c, or said something unasked, while it waited. What this can't see in time ends
+// as uncertain, or as a fresh connection where Intend is not reached.
 func (c *conn) alive() bool {
+	c.limit.N = 1
+	return c.silent() && c.SetReadDeadline(time.Time{}) == nil
+}
+
+// silent reads for a millisecond and must get nothing, neither an octet nor an end.
+func (c *conn) silent() bool {
 	if c.SetReadDeadline(time.Now().Add(time.Millisecond)) != nil {
 		return false
 	}
-	c.limit.N = 1
 	_, err := c.br.Peek(1)
-	return errors.Is(err, os.ErrDeadlineExceeded) && c.SetReadDeadline(time.Time{}) == nil
+	return errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+// interim takes an interim answer (RFC 9110 section 15.2) that is there whole, and is false if there is none.
+func (c *conn) interim() bool {
+	head, _ := c.br.Peek(c.br.Buffered())
+	if !bytes.HasPrefix(head, []byte("HTTP/1.1 1")) || !bytes.Contains(head, []byte("\r\n\r\n")) {
+		return false
+	}
+	_, err := http.ReadResponse(c.br, nil)
+	return err == nil
 }

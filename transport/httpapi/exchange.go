@@ -31,7 +31,8 @@ const (
 var (
 	errAnswer = errors.New("httpapi: no HTTP answer (RFC 9112 section 4)")
 	errCut    = errors.New("httpapi: connection ended without an answer")
-	errEarly  = errors.New("httpapi: success before the whole message was sent")
+	errEarly  = errors.New("httpapi: answer before the whole message was sent")
+	errSource = errors.New("httpapi: message can't be read")
 )
 
 // run sends the request and reads the answer. The connection is closed or back in the pool afterwards.
@@ -76,6 +77,12 @@ func (e *exchange) send(ctx context.Context) error {
 	if err := w.flush(); err != nil {
 		return err
 	}
+	// A final answer to a message that is not whole is none of acceptance, and an end is no place for an intent.
+	for !e.conn.silent() {
+		if !e.conn.interim() {
+			return errEarly
+		}
+	}
 	if err := e.ship.Intend(ctx); err != nil {
 		return &ownError{fmt.Errorf("httpapi: intend: %w", err)}
 	}
@@ -90,6 +97,12 @@ func (e *exchange) send(ctx context.Context) error {
 type ownError struct{ error }
 
 func (e *ownError) Unwrap() error { return e.error }
+
+// sourceError keeps the cause for errors.Is and its text out: a Source's text may name a file or a person.
+type sourceError struct{ cause error }
+
+func (e *sourceError) Error() string   { return errSource.Error() }
+func (e *sourceError) Unwrap() []error { return []error{errSource, e.cause} }
 
 // listens says whether an answer may be waiting though sending failed: an endpoint that refuses early may close before
 // it has read everything.

@@ -13,6 +13,7 @@
 //   - A request is made of Content-Length octets (RFC 9112 section 6.2), and one that is cut short is incomplete
 //     (section 8). So Intend is called with all octets but the last one sent: what fails before is retried, what fails
 //     after without an answer is uncertain.
+//   - An answer that comes before the last octet is none of acceptance: Intend is not called, and a success is retried.
 //   - There is no automatic repeat after Intend, no redirect is followed, no proxy is taken from the environment, no
 //     HTTP/2 (whose clients repeat requests on their own), and of an answer at most 64 KiB are read.
 //   - Errors hold no address, no URL query, no header and no text from the far end; the package logs nothing.
@@ -48,6 +49,9 @@ type Options struct {
 	RootCAs *x509.CertPool
 	// Timeout bounds connecting, and then each wait for the endpoint to take octets or to answer; 0: 60 s.
 	Timeout time.Duration
+	// Total bounds one Deliver or Probe; 0: 15 min. An endpoint that takes an octet now and then would hold a delivery for
+	// days otherwise.
+	Total time.Duration
 	// Idle is how many connections are kept open between deliveries, at most 20 s each; 0: 4, below 0: none.
 	Idle int
 	// Dial nil: a net.Dialer. TLS is put on top of what it returns.
@@ -114,6 +118,9 @@ func (t *Transport) defaults() {
 	if t.opts.Timeout <= 0 {
 		t.opts.Timeout = time.Minute
 	}
+	if t.opts.Total <= 0 {
+		t.opts.Total = 15 * time.Minute
+	}
 	if t.opts.Dial == nil {
 		t.opts.Dial = (&net.Dialer{}).DialContext
 	}
@@ -168,15 +175,15 @@ func (c Credentials) field() ([2]string, error) {
 		return [2]string{}, nil
 	case len(fields) > 1:
 		return [2]string{}, errors.New("httpapi: more than one kind of credentials")
-	case !validName(fields[0][0]) || !validValue(fields[0][1]):
+	case !validName(fields[0][0]) || ours(fields[0][0]) || !validValue(fields[0][1]):
 		return [2]string{}, errors.New("httpapi: credentials can't be written as a header")
 	}
 	return fields[0], nil
 }
 
-// Close drops the connections that are kept open. Deliveries may go on.
+// Close drops the connections that are kept open, and keeps none from now on. Deliveries may go on.
 func (t *Transport) Close() error {
-	t.pool.drain()
+	t.pool.close()
 	return nil
 }
 
@@ -193,6 +200,8 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 	if err != nil {
 		return nil, fault("http", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, t.opts.Total)
+	defer cancel()
 	for {
 		c, err := t.connect(ctx)
 		if err != nil {
@@ -243,6 +252,8 @@ func (t *Transport) roadReason() securemail.Reason {
 
 // Probe connects to the endpoint, which is the same for every domain, and says what wire it gives.
 func (t *Transport) Probe(ctx context.Context, _, _ string) (securemail.Route, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.opts.Total)
+	defer cancel()
 	c, err := t.connect(ctx)
 	if ce, ok := errors.AsType[*securemail.ChannelError](err); ok {
 		return securemail.Route{Wire: ce.Wire, Known: true, Until: t.opts.Now().Add(probeHolds)}, nil

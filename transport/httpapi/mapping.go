@@ -67,8 +67,8 @@ func (m Mapping) compile() (*compiled, error) {
 	c.Header, c.Fields = maps.Clone(m.Header), maps.Clone(m.Fields)
 	var faults []error
 	for _, p := range []Place{m.From, m.To, m.Key} {
-		if p.Header != "" && !validName(p.Header) {
-			faults = append(faults, errors.New("httpapi: mapping: a place's header is no field name"))
+		if p.Header != "" && (!validName(p.Header) || ours(p.Header)) {
+			faults = append(faults, errors.New("httpapi: mapping: a place's header is no field name or the transport's own"))
 		}
 		if p.Field != "" && m.Form != FormMultipart {
 			faults = append(faults, errors.New("httpapi: mapping: a place's field needs FormMultipart"))
@@ -320,7 +320,7 @@ func (r *request) writeTo(w io.Writer) error {
 	}
 	src, err := r.body.message.Open()
 	if err != nil {
-		return &ownError{fmt.Errorf("httpapi: open message: %w", err)}
+		return &ownError{&sourceError{err}}
 	}
 	defer src.Close()
 	dst, closer := w, io.Closer(io.NopCloser(nil))
@@ -344,7 +344,7 @@ type ownReader struct{ r io.Reader }
 func (o *ownReader) Read(p []byte) (int, error) {
 	n, err := o.r.Read(p)
 	if err != nil && err != io.EOF {
-		err = &ownError{fmt.Errorf("httpapi: read message: %w", err)}
+		err = &ownError{&sourceError{err}}
 	}
 	return n, err
 }
