@@ -279,6 +279,26 @@ func TestPublishFails(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// What follows a checkpoint and failed is made up for, also where no entry comes any more: else an older folder would
+// pass for the newest.
+func TestWhatFollowsACheckpointIsMadeUpFor(t *testing.T) {
+	dir := logDir(t)
+	seen := filepath.Join(t.TempDir(), "far", "seen")
+	require.NoError(t, os.MkdirAll(filepath.Dir(seen), 0o700))
+	l := open(t, dir, &audit.Options{Interval: time.Hour, Seen: seen})
+	require.NoError(t, os.RemoveAll(filepath.Dir(seen)))
+	require.NoError(t, l.Emit(t.Context(), event("a")))
+	require.Error(t, l.Publish(t.Context()))
+	require.Error(t, l.Publish(t.Context()))
+	require.NoError(t, os.MkdirAll(filepath.Dir(seen), 0o700))
+	require.NoError(t, l.Publish(t.Context()))
+	b, err := os.ReadFile(seen)
+	require.NoError(t, err)
+	require.Equal(t, string(l.Checkpoint()), string(b))
+	require.NoError(t, l.Emit(t.Context(), event("b")))
+	require.NoError(t, l.Check(t.Context()))
+}
+
 func TestProofMutations(t *testing.T) {
 	l := open(t, logDir(t), nil)
 	emitFast(t, l, 0, 300)

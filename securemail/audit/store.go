@@ -92,11 +92,13 @@ func (l *Log) entryAt(n int64) ([]byte, error) {
 // publish signs a checkpoint over all entries. The steps, each durable before the next: tiles and bundles; the
 // checkpoint; its copy outside of the folder; a new journal. The caller is the sequencer.
 func (l *Log) publish() error {
-	if l.waiting() == 0 {
-		l.unpublished = nil
+	if l.waiting() == 0 && l.unpublished == nil {
 		return nil
 	}
-	err := l.publishTree()
+	var err error
+	if l.waiting() > 0 {
+		err = l.publishTree()
+	}
 	if err == nil {
 		l.lastPublish = l.o.Now()
 		err = l.tidy()
@@ -169,13 +171,18 @@ func (l *Log) tidy() error {
 	if err := durable.WriteFile(l.o.Seen, l.published.note); err != nil {
 		return fmt.Errorf("audit: checkpoint outside: %w", err)
 	}
-	next, err := createJournal(l.dir, l.keys.mac, l.published.N)
-	if err != nil {
-		return err
+	if l.journal.start < l.published.N {
+		next, err := createJournal(l.dir, l.keys.mac, l.published.N)
+		if err != nil {
+			return err
+		}
+		old := l.journal
+		l.journal = next
+		if err := old.file.Close(); err != nil {
+			return fmt.Errorf("audit: journal: %w", err)
+		}
 	}
-	old := l.journal
-	l.journal = next
-	if err := errors.Join(old.file.Close(), removeJournals(l.dir, next.start)); err != nil {
+	if err := removeJournals(l.dir, l.journal.start); err != nil {
 		return fmt.Errorf("audit: journal: %w", err)
 	}
 	// Partial tiles whose full ones are there now may go (tlog-tiles); a failure leaves them lying, no more.
