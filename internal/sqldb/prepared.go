@@ -44,18 +44,29 @@ func (p *prepared) get(query string) *sql.Stmt {
 	return s
 }
 
-// prepare makes ready what was wanted. It takes a connection, so nobody may hold one who waits for it. What can't be
-// prepared now is run as it comes.
+// prepare makes ready what was wanted. It takes a connection, so it must not be called by one who holds one, and it holds
+// no lock while it waits. What can't be prepared now is run as it comes.
 func (p *prepared) prepare(ctx context.Context, db *sql.DB) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	var queries []string
 	for query := range p.wanted {
+		queries = append(queries, query)
+	}
+	clear(p.wanted)
+	p.mu.Unlock()
+	for _, query := range queries {
 		s, err := db.PrepareContext(ctx, query)
 		if err != nil {
 			return
 		}
-		delete(p.wanted, query)
-		p.ready[query] = s
+		p.mu.Lock()
+		if p.ready[query] == nil {
+			p.ready[query], s = s, nil
+		}
+		p.mu.Unlock()
+		if s != nil { // another was faster
+			_ = s.Close()
+		}
 	}
 }
 
