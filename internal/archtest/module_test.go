@@ -2,6 +2,7 @@ package archtest_test
 
 import (
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -38,9 +39,15 @@ func TestReadmeLength(t *testing.T) {
 	}
 }
 
+// The module is read once for all tests.
+var (
+	loadOnce = sync.OnceValues(func() ([]archtest.Package, error) { return archtest.Load(root, "./...") })
+	treeOnce = sync.OnceValues(func() (*archtest.Tree, error) { return archtest.ReadTree(root) })
+)
+
 func load(t *testing.T) []archtest.Package {
 	t.Helper()
-	pkgs, err := archtest.Load(root, "./...")
+	pkgs, err := loadOnce()
 	require.NoError(t, err)
 	require.NotEmpty(t, pkgs)
 	return pkgs
@@ -48,7 +55,7 @@ func load(t *testing.T) []archtest.Package {
 
 func tree(t *testing.T) *archtest.Tree {
 	t.Helper()
-	tr, err := archtest.ReadTree(root)
+	tr, err := treeOnce()
 	require.NoError(t, err)
 	require.NotEmpty(t, tr.Files)
 	return tr
