@@ -40,6 +40,12 @@ const (
 	ruleUndo       = "Undo destroys what was left for that parcel alone; a repeat and an unknown id are nil (securemail.Encryptor)"
 	ruleCancel     = "an ended ctx ends the work with ctx's error (securemail.Encryptor)"
 	ruleSource     = "a message that can't be read to its end is an error (securemail.Source)"
+	ruleClosed     = "every reader that was opened is closed (io.Closer; a Source may be a file)"
+	ruleSame       = "each Open of what leaves gives the same octets (securemail.Source), since a retry reads it again"
+	ruleOnlyHe     = "nobody but the recipient opens it (45 CFR 164.312(e)(2)(ii))"
+	ruleLength     = "the length tells nothing about the content: what is compressed does (RFC 8551 section 6; CRIME)"
+	ruleDerived    = "nothing that shows is derived from content or address: a hash of a subject is soon guessed (DESIGN 4)"
+	ruleFactor     = "an access code is in no error, log, evidence or mail (securemail.Factor)"
 	ruleFresh      = "two parcels of one message have nothing in common but their plaintext"
 	ruleIntegrity  = "what was changed on the way is not opened as something else (RFC 9580 section 13.7, EFAIL)"
 )
@@ -172,6 +178,7 @@ func (b *bench) silent(err error) {
 	if found := b.words.found(text); len(found) > 0 {
 		b.c.failf(ruleSilent, "in an error or log: %s", strings.Join(found, ", "))
 	}
+	b.noFactor(text, "an error or log")
 }
 
 // evidence checks Protection.
@@ -183,6 +190,8 @@ func (b *bench) evidence(s *securemail.Sealed, j *securemail.Job) {
 	if found := b.words.found(text); len(found) > 0 {
 		b.c.failf(ruleSilent, "in Protection: %s", strings.Join(found, ", "))
 	}
+	b.noFactor(text, "Protection")
+	b.notDerived(j.Message, text, "Protection")
 	if s.Algorithm == "" {
 		b.c.failf(ruleAlgorithm, "Protection.Algorithm is empty")
 	}
@@ -219,6 +228,11 @@ func (b *bench) judge(j *securemail.Job, s *securemail.Sealed) {
 		return
 	}
 	wire := octets(b.c, s.Message)
+	if !bytes.Equal(wire, octets(b.c, s.Message)) {
+		b.c.failf(ruleSame, "the second Open gives others")
+	}
+	b.noFactor(string(wire), "what leaves")
+	b.notDerived(j.Message, string(wire), "what leaves")
 	if _, err := securemail.NewMessage(securemail.Bytes(wire)); err != nil {
 		b.c.failf(ruleWire, "%v", err)
 	}

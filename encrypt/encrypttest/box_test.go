@@ -2,6 +2,7 @@ package encrypttest_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -33,7 +34,8 @@ type box struct {
 
 	mu       sync.Mutex // guards deposits
 	deposits map[securemail.ParcelID]int
-	shared   *securemail.Job // for the fault "job in a field"
+	shared   *securemail.Job                            // for the fault "job in a field"
+	kept     map[securemail.ParcelID]*securemail.Sealed // for the fault "remembers the parcel"
 }
 
 func newBoxKey() securemail.Key {
@@ -97,6 +99,9 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 	if b.is("nothing at all") {
 		return nil, nil
 	}
+	if b.is("remembers the parcel") && b.kept[j.ID] != nil {
+		return b.kept[j.ID], nil
+	}
 	b.misbehave(j)
 	used, err := b.pick(j.Keys)
 	if err != nil {
@@ -124,12 +129,19 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 		j = b.shared
 		b.mu.Unlock()
 	}
-	m, err := b.outer(j.Parcel, body)
+	m, err := b.outer(j.Parcel, b.source(body, func() []byte {
+		again, _ := b.body(j, used[0].Public[0][32:])
+		return again
+	}))
 	if err != nil {
 		return nil, err
 	}
 	b.leave(j.ID)
-	return &securemail.Sealed{Message: m, Protection: b.protection(j, used)}, nil
+	s := &securemail.Sealed{Message: m, Protection: b.protection(j, used)}
+	if b.is("remembers the parcel") {
+		b.kept[j.ID] = s
+	}
+	return s, nil
 }
 
 // misbehave does what is wrong before anything is sealed.
@@ -151,9 +163,49 @@ func (b *box) misbehave(j *securemail.Job) {
 		j.Parcel = j.With(j.Message)
 	case "logs the subject":
 		b.log.Debug("sealing", "subject", strings.Join(j.Message.Header("Subject"), " "))
+	case "leaves a reader open":
+		if r, err := j.Message.Open(); err == nil {
+			_, _ = r.Read(make([]byte, 10))
+		}
+	case "logs the code":
+		b.log.Info("sealing", "factor", j.Factors[0].Value.Reveal())
 	case "logs the address":
 		b.log.Info("sealing", "to", j.Recipient.Address.Reveal())
 	}
+}
+
+// source is the body that leaves.
+func (b *box) source(body []byte, again func() []byte) securemail.Source {
+	if b.is("seals anew at each read") {
+		return &lazy{len(body), again}
+	}
+	return securemail.Bytes(body)
+}
+
+// lazy seals when it is read.
+type lazy struct {
+	size int
+	seal func() []byte
+}
+
+func (l *lazy) Size() int64                  { return int64(l.size) }
+func (l *lazy) Open() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(l.seal())), nil }
+
+func deflated(plain []byte) []byte {
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	_, _ = w.Write(plain)
+	_ = w.Close()
+	return out.Bytes()
+}
+
+func inflated(b []byte) (securemail.Source, error) {
+	r, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	plain, err := io.ReadAll(r)
+	return securemail.Bytes(plain), err
 }
 
 // body is the sealed payload in base64, behind a random name that the opener knows.
@@ -176,8 +228,15 @@ func (b *box) body(j *securemail.Job, key []byte) ([]byte, error) {
 	if b.is("subject lost") {
 		plain = bytes.Replace(plain, []byte("\r\nSubject:"), []byte("\r\nX-Subject:"), 1)
 	}
-	if b.is("encodes only") {
+	switch b.fault {
+	case "encodes only":
 		return lines(plain), nil
+	case "compresses only":
+		return lines(deflated(plain)), nil
+	case "compresses first":
+		plain = deflated(plain)
+	case "one key for all":
+		key = make([]byte, 32)
 	}
 	return b.sealed(plain, key)
 }
@@ -214,7 +273,11 @@ func (b *box) read(s securemail.Source) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	all, err := io.ReadAll(r)
+	var in io.Reader = r
+	if b.is("cuts at 1 MiB") {
+		in = io.LimitReader(r, 1<<20)
+	}
+	all, err := io.ReadAll(in)
 	if b.is("half a message is enough") {
 		err = nil
 	}
@@ -261,8 +324,15 @@ func lines(b []byte) []byte {
 	return out.Bytes()
 }
 
-func (b *box) outer(p *securemail.Parcel, body []byte) (*securemail.Message, error) {
-	c := encrypt.Content{Type: "application/octet-stream", Encoding: "base64", Body: securemail.Bytes(body)}
+func (b *box) outer(p *securemail.Parcel, body securemail.Source) (*securemail.Message, error) {
+	c := encrypt.Content{Type: "application/octet-stream", Encoding: "base64", Body: body}
+	switch b.fault {
+	case "digest of the subject outside":
+		sum := sha256.Sum256([]byte(strings.Join(p.Message.Header("Subject"), "")))
+		c.Type += "; name=" + hex.EncodeToString(sum[:10])
+	case "code outside":
+		c.Type += "; name=" + p.Factors[0].Value.Reveal()
+	}
 	if b.is("To is not changed for Bcc") {
 		q := *p
 		q.Recipient.Address = securemail.Mailbox("second@recipient.example").Address
@@ -352,6 +422,12 @@ func (b *box) protection(j *securemail.Job, used []securemail.Key) securemail.Pr
 		for _, k := range j.Keys {
 			p.Keys = append(p.Keys, k.Fingerprint)
 		}
+	case "code in the evidence":
+		p.Detail["code"] = j.Factors[0].Value.Reveal()
+	case "digest of the body in the evidence":
+		_, body, _ := strings.Cut(readAll(j.Message), "\r\n\r\n")
+		sum := sha256.Sum256([]byte(body))
+		p.Detail["sha256"] = base64.StdEncoding.EncodeToString(sum[:])
 	case "address in the evidence":
 		p.Detail["to"] = j.Recipient.Address.Reveal()
 	}
@@ -401,8 +477,13 @@ func (b *box) open(m *securemail.Message, key []byte) (*securemail.Message, erro
 	if err != nil || len(raw) < 33 {
 		return nil, errors.New("box: malformed")
 	}
-	if b.is("encodes only") {
+	switch b.fault {
+	case "encodes only":
 		return encrypt.Restore(securemail.Bytes(raw))
+	case "compresses only":
+		return restored(inflated(raw))
+	case "one key for all":
+		key = make([]byte, 32)
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -421,7 +502,17 @@ func (b *box) open(m *securemail.Message, key []byte) (*securemail.Message, erro
 	if err != nil {
 		return nil, err
 	}
+	if b.is("compresses first") {
+		return restored(inflated(plain))
+	}
 	return encrypt.Restore(securemail.Bytes(plain))
+}
+
+func restored(s securemail.Source, err error) (*securemail.Message, error) {
+	if err != nil {
+		return nil, err
+	}
+	return encrypt.Restore(s)
 }
 
 // noticeHarness builds a box that sends notices.
@@ -439,7 +530,7 @@ func noticeHarness(fault string) encrypttest.Harness {
 // boxHarness builds a box with a fault, or a sound one.
 func boxHarness(fault string, leaves bool) encrypttest.Harness {
 	return encrypttest.Harness{New: func(_ context.Context, s encrypttest.Setup) (*encrypttest.Rig, error) {
-		b := &box{log: s.Logger, fault: fault, leaves: leaves, deposits: map[securemail.ParcelID]int{}}
+		b := &box{log: s.Logger, fault: fault, leaves: leaves, deposits: map[securemail.ParcelID]int{}, kept: map[securemail.ParcelID]*securemail.Sealed{}}
 		key := newBoxKey()
 		bad := newBoxKey()
 		bad.Public[0][40] ^= 1
@@ -448,7 +539,8 @@ func boxHarness(fault string, leaves bool) encrypttest.Harness {
 			Open: func(_ context.Context, m *securemail.Message) (*securemail.Message, error) {
 				return b.open(m, key.Public[0][32:])
 			},
-			Close: func() {},
+			Close:   func() {},
+			Factors: []securemail.Factor{{Kind: "code", Value: securemail.NewSecret("Code" + rand.Text()[:8])}},
 		}
 		if leaves {
 			rig.Left = func(_ context.Context, id securemail.ParcelID) (int, error) {

@@ -38,6 +38,10 @@ func encryptorCases(h Harness) []testcase {
 	add("fresh", func(b *bench) { b.fresh() })
 	add("integrity", func(b *bench) { b.integrity() })
 	add("cancel", func(b *bench) { b.cancelled() })
+	cases = append(cases, testcase{"only he", func(c *checker) { c.bench(h).onlyHe(h) }})
+	add("length", func(b *bench) { b.length() })
+	add("large", func(b *bench) { b.large() })
+	add("source/closed", func(b *bench) { b.closes() })
 	add("source/fails", func(b *bench) { b.failingSource() })
 	return cases
 }
@@ -228,6 +232,13 @@ func (b *bench) repeat() {
 	}
 	if n := b.left(j.ID); n > 1 {
 		b.c.failf(ruleRepeat, "%d things were left behind", n)
+	}
+	if b.Keys == nil {
+		return
+	}
+	j.Keys = nil // removed since: what was good for an earlier attempt is none for this one
+	if _, err := b.encrypt(b.c.ctx, j); !errors.Is(err, securemail.ErrNoKey) {
+		b.c.failf(ruleNoKey, "a repeat without keys: %v", err)
 	}
 }
 

@@ -12,7 +12,7 @@
 //
 //   - nil error: there is a message that is fit for a wire, its Message-ID is the original's, Protection names the algorithm
 //     and the keys, its header is that of [encrypt.Outer] ([Rig].Notice: shows even less), no canary of subject, body, file name or Bcc is in its octets in any
-//     usual encoding, and the opener gives back subject, addresses and body, octet by octet;
+//     usual encoding, no digest of them either, each Open gives the same octets, and the opener gives back subject, addresses and body, octet by octet;
 //   - any error: there is no message beside it;
 //   - the Job, its keys, factors and message are as before, and canaries show up in no error of the tree, no evidence and no
 //     log line.

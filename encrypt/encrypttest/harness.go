@@ -9,7 +9,7 @@ import (
 
 // Harness says how to build the Encryptor that the kit tests.
 type Harness struct {
-	// New builds a fresh Encryptor and what belongs to it. ctx ends with the case.
+	// New builds a fresh Encryptor and what belongs to it, with keys that no other Rig has. ctx ends with the case.
 	New func(ctx context.Context, s Setup) (*Rig, error)
 }
 
@@ -30,7 +30,7 @@ type Rig struct {
 	// Unusable are keys of the method that must be refused, by what is wrong with them ("expired", "weak", ...). The kit adds
 	// broken octets of its own.
 	Unusable map[string]securemail.Key
-	// Factors and Profile go into the Job.
+	// Factors and Profile go into the Job. Values of 8 octets and more are looked for where no access code may be.
 	Factors []securemail.Factor
 	Profile string
 	// Open does what the recipient does with what left, and gives the original. It is called from several goroutines.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -19,11 +20,51 @@ type shelf struct {
 	s     encrypttest.KeySetup
 	fault string
 	calls atomic.Int32
+
+	mu    sync.Mutex // guards known
+	known map[string]memory
+}
+
+// memory is what a source with a fault in its cache remembers.
+type memory struct {
+	keys []securemail.Key
+	err  error
+}
+
+// Keys is lookup behind a cache that some faults have.
+func (h *shelf) Keys(ctx context.Context, l securemail.Lookup) ([]securemail.Key, error) {
+	place := l.Address.Reveal() + " " + l.Tenant + " " + string(l.Method)
+	switch h.fault {
+	case "remembers without the tenant":
+		place = l.Address.Reveal() + " " + string(l.Method)
+	case "remembers without the method":
+		place = l.Address.Reveal() + " " + l.Tenant
+	case "remembers without the address":
+		place = l.Tenant + " " + string(l.Method)
+	case "remembers a failure as none", "remembers pending as none", "remembers an ended ctx":
+	default:
+		return h.lookup(ctx, l)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m, ok := h.known[place]; ok {
+		return m.keys, m.err
+	}
+	found, err := h.lookup(ctx, l)
+	m := memory{found, err}
+	if err != nil && (h.is("remembers a failure as none") || h.is("remembers pending as none") && errors.Is(err, securemail.ErrPending)) {
+		m.err = securemail.ErrNoKey
+	}
+	if h.known == nil {
+		h.known = map[string]memory{}
+	}
+	h.known[place] = m
+	return found, err
 }
 
 func (h *shelf) is(fault string) bool { return h.fault == fault }
 
-func (h *shelf) Keys(ctx context.Context, l securemail.Lookup) ([]securemail.Key, error) {
+func (h *shelf) lookup(ctx context.Context, l securemail.Lookup) ([]securemail.Key, error) {
 	if err := ctx.Err(); err != nil {
 		if h.is("ctx is none") {
 			return nil, securemail.ErrNoKey
@@ -157,6 +198,12 @@ func TestKeyMutants(t *testing.T) {
 		{"trust of its own", "a key that is there"},
 		{"keys and an error", "a key that is there"},
 		{"another key each time", "many goroutines"},
+		{"remembers without the tenant", "for that tenant alone"},
+		{"remembers without the method", "another method behind"},
+		{"remembers without the address", "another address behind"},
+		{"remembers a failure as none", "not known right now"},
+		{"remembers pending as none", "waits for approval"},
+		{"remembers an ended ctx", "behind an ended ctx"},
 	} {
 		t.Run(m.fault, func(t *testing.T) {
 			total++
