@@ -1,15 +1,19 @@
 package transporttest
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
-// CheckCases is Check for the cases whose "group/name" want names. With watch it also looks at log/slog's default
-// logger, as Run does.
-func CheckCases(ctx context.Context, h Harness, watch bool, want func(name string) bool) *Report {
-	var fallback *capture
+// CheckCases is Check for the cases whose "group/name" want names, one after the other, up to the first failure that
+// enough is true for. With watch it also looks at log/slog's default logger, as Run does.
+func CheckCases(ctx context.Context, h Harness, watch bool, want func(name string) bool, enough func(Failure) bool) *Report {
+	r := &runner{h: h, width: 1}
 	if watch {
 		c, restore := watchDefault()
 		defer restore()
-		fallback = c
+		r.fallback = c
 	}
-	return check(ctx, h, fallback, func(tc testcase) bool { return want(tc.String()) })
+	r.cases = slices.DeleteFunc(allCases(), func(tc testcase) bool { return !want(tc.String()) })
+	return r.report(ctx, enough)
 }

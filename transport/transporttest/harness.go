@@ -16,13 +16,13 @@ import (
 // Harness says how to build what the kit tests.
 type Harness struct {
 	// New builds a fresh Transport wired to a fresh far end. An error that Is [errors.ErrUnsupported] says that the
-	// protocol can't express s.Behaviour; its text says why. ctx ends with the case.
+	// protocol can't express s.Behaviour; its text says why. ctx ends with the case. It is called from several goroutines.
 	New func(ctx context.Context, s Setup) (*Rig, error)
 	// Best is the strictest Channel that the wire of Accept gives; the zero value is ChannelVerified.
 	Best securemail.Channel
 	// Domain is where the kit's recipients are; empty: "recipient.example".
 	Domain string
-	// Grace is how long Deliver may go on after its ctx ended; 0: 2 s.
+	// Grace is how long Deliver may go on after its ctx ended; 0: 5 s.
 	Grace time.Duration
 }
 

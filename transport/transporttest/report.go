@@ -3,6 +3,7 @@ package transporttest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -33,17 +34,27 @@ type testcase struct {
 	run         func(c *checker)
 }
 
+// alone says that tc looks at the whole process and bears no other case beside it.
+func (tc testcase) alone() bool { return tc.name == string(HugeReply) }
+
 func (tc testcase) String() string { return tc.group + "/" + tc.name }
 
-// Run runs the kit, each case as a subtest "group/name", and lists what was skipped at the end.
+// Run runs the kit, each case as a subtest "group/name", and lists what was skipped at the end. Cases run several at once,
+// since they wait more than they work; a subtest reports its case.
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	fallback, restore := watchDefault()
 	defer restore()
+	r := &runner{h: h, fallback: fallback, cases: allCases(), width: together}
+	if picked := flag.Lookup("test.run"); picked != nil && strings.Count(picked.Value.String(), "/") > strings.Count(t.Name(), "/") {
+		r.width = 1 // some cases are asked for by name: each runs when its turn comes
+	}
+	wait := r.start(t.Context())
+	defer wait()
 	var skipped []string
-	for _, tc := range allCases() {
+	for i, tc := range r.cases {
 		t.Run(tc.String(), func(t *testing.T) {
-			c := runCase(t.Context(), h, tc, fallback)
+			c := r.result(i)
 			for _, f := range c.failures {
 				t.Errorf("%s\n\trule: %s", f.Detail, f.Rule)
 			}
@@ -67,27 +78,73 @@ func watchDefault() (c *capture, restore func()) {
 
 // Check runs the kit and returns what it found; ctx ends it early. Unlike Run it leaves log/slog's default logger alone.
 func Check(ctx context.Context, h Harness) *Report {
-	return check(ctx, h, nil, func(testcase) bool { return true })
+	r := &runner{h: h, cases: allCases(), width: together}
+	return r.report(ctx, func(Failure) bool { return false })
 }
 
-func check(ctx context.Context, h Harness, fallback *capture, want func(testcase) bool) *Report {
-	r := &Report{}
-	for _, tc := range allCases() {
-		if ctx.Err() != nil {
-			return r
-		}
-		if !want(tc) {
-			continue
-		}
-		c := runCase(ctx, h, tc, fallback)
-		if c.skip != "" {
-			r.Skipped = append(r.Skipped, c.skip)
-			continue
-		}
-		r.Cases++
-		r.Failures = append(r.Failures, c.failures...)
+// together is how many cases run at once.
+const together = 16
+
+// runner runs cases, width at once.
+type runner struct {
+	h        Harness
+	fallback *capture
+	cases    []testcase
+	width    int
+
+	results []func() *checker // each runs its case the first time it is asked
+	shared  sync.WaitGroup    // the cases that run ahead
+}
+
+// start lets cases run ahead of who asks for them; wait waits for these.
+func (r *runner) start(ctx context.Context) (wait func()) {
+	slots := make(chan struct{}, r.width)
+	for _, tc := range r.cases {
+		r.results = append(r.results, sync.OnceValue(func() *checker {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			return runCase(ctx, r.h, tc, r.fallback)
+		}))
 	}
-	return r
+	for i, tc := range r.cases {
+		if r.width > 1 && !tc.alone() {
+			r.shared.Go(func() { _ = r.results[i]() })
+		}
+	}
+	return r.shared.Wait
+}
+
+func (r *runner) result(i int) *checker {
+	if r.cases[i].alone() {
+		r.shared.Wait()
+	}
+	return r.results[i]()
+}
+
+// report runs all cases, or up to the first failure that enough is true for.
+func (r *runner) report(ctx context.Context, enough func(Failure) bool) *Report {
+	rep := &Report{}
+	if ctx.Err() != nil {
+		return rep
+	}
+	wait := r.start(ctx)
+	defer wait()
+	for i := range r.cases {
+		c := r.result(i)
+		if ctx.Err() != nil {
+			return rep
+		}
+		if c.skip != "" {
+			rep.Skipped = append(rep.Skipped, c.skip)
+			continue
+		}
+		rep.Cases++
+		rep.Failures = append(rep.Failures, c.failures...)
+		if slices.ContainsFunc(c.failures, enough) {
+			return rep
+		}
+	}
+	return rep
 }
 
 // runCase runs tc in a goroutine of its own, which fatal may end.
