@@ -32,7 +32,7 @@ type box struct {
 	leaves bool
 	notice bool // the header of a notice in place of encrypt.Outer's
 
-	mu       sync.Mutex // guards deposits
+	mu       sync.Mutex // guards deposits, shared and kept
 	deposits map[securemail.ParcelID]int
 	shared   *securemail.Job                            // for the fault "job in a field"
 	kept     map[securemail.ParcelID]*securemail.Sealed // for the fault "remembers the parcel"
@@ -99,8 +99,8 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 	if b.is("nothing at all") {
 		return nil, nil
 	}
-	if b.is("remembers the parcel") && b.kept[j.ID] != nil {
-		return b.kept[j.ID], nil
+	if s := b.remembered(j.ID, nil); s != nil {
+		return s, nil
 	}
 	b.misbehave(j)
 	used, err := b.pick(j.Keys)
@@ -138,10 +138,18 @@ func (b *box) Encrypt(ctx context.Context, j *securemail.Job) (*securemail.Seale
 	}
 	b.leave(j.ID)
 	s := &securemail.Sealed{Message: m, Protection: b.protection(j, used)}
-	if b.is("remembers the parcel") {
-		b.kept[j.ID] = s
-	}
+	b.remembered(j.ID, s)
 	return s, nil
+}
+
+// remembered keeps s, if it is not nil, for the fault "remembers the parcel".
+func (b *box) remembered(id securemail.ParcelID, s *securemail.Sealed) *securemail.Sealed {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.is("remembers the parcel") && s != nil {
+		b.kept[id] = s
+	}
+	return b.kept[id]
 }
 
 // misbehave does what is wrong before anything is sealed.
