@@ -53,11 +53,12 @@ func child(path string) {
 }
 
 // killing is how long TestKill goes on.
-const killing = 3 * time.Second
+const killing = 1500 * time.Millisecond
 
 // TestKill kills a process that uses the ring, again and again, and checks after each kill that nothing it was told is
 // durable was lost, that nothing destroyed came back, and that the ring opens.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	path := ringPath(t)
 	wrapped, destroyed, destroying := map[string]string{}, map[string]bool{}, map[string]bool{}
 	deadline := time.Now().Add(killing)

@@ -44,6 +44,7 @@ func sample(t testing.TB, path string) []byte {
 }
 
 func TestEveryFlipInTheFilesIsFound(t *testing.T) {
+	t.Parallel()
 	path := ringPath(t)
 	w := sample(t, path)
 	saved := save(t, path)
@@ -72,6 +73,7 @@ func TestEveryFlipInTheFilesIsFound(t *testing.T) {
 
 // TestTornTail cuts the ledger at every third octet: what a crash can leave opens, and only the last append may be missing.
 func TestTornTail(t *testing.T) {
+	t.Parallel()
 	path := ringPath(t)
 	w := sample(t, path)
 	saved := save(t, path)
@@ -240,6 +242,17 @@ func TestInterruptedCreation(t *testing.T) {
 		_, err := f.Wrap(t.Context(), []byte("k"), "a")
 		require.NoError(t, err, name)
 	}
+}
+
+// A ring that was restored over one whose making was cut short is not made anew when its key file is lost.
+func TestRestoreOverAnInterruptedCreation(t *testing.T) {
+	path := ringPath(t)
+	sample(t, path)
+	require.NoError(t, os.WriteFile(path+".new", []byte("left"), 0o600))
+	open(t, path, nil)
+	require.NoError(t, os.Remove(path))
+	_, err := keyring.OpenFile(path, nil)
+	require.ErrorIs(t, err, keyring.ErrCorrupt)
 }
 
 func TestKeyFile(t *testing.T) {

@@ -288,6 +288,7 @@ func TestProcessesSeeEachOther(t *testing.T) {
 }
 
 func TestManyProducers(t *testing.T) {
+	t.Parallel()
 	path := ringPath(t)
 	rings := []*keyring.File{open(t, path, nil), open(t, path, &keyring.Options{Window: time.Hour})}
 	const producers, each = 16, 20

@@ -15,6 +15,7 @@ import (
 
 // TestModel: over random use by two processes, a wrapped key opens if and only if none of its scopes was destroyed.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	runs := 0
 	type wrapped struct {

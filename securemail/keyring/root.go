@@ -111,6 +111,13 @@ func (f *File) createIfNone() error {
 		return fmt.Errorf("keyring: open: %w", err)
 	}
 	switch {
+	case root && epoch && ledger && staged:
+		// A ring was put where the making of another was cut short. Were its key file lost later, the staged one would
+		// let a new ring overwrite the rest.
+		if err := os.Remove(f.path + stagedSuffix); err != nil {
+			return fmt.Errorf("keyring: open: %w", err)
+		}
+		return durable.SyncDir(dirOf(f.path))
 	case root && epoch && ledger:
 		return nil
 	case root:
