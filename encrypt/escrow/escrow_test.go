@@ -90,7 +90,8 @@ func (r *rig) reopen(change func(*escrow.Options)) {
 	}
 	e, err := escrow.New(r.t.Context(), r.db, r.ring, o)
 	require.NoError(r.t, err)
-	r.e = e
+	require.Equal(r.t, uint32(19<<10), escrow.Memory(e)) // OWASP's, outside of tests
+	r.e = escrow.Cheapen(e)
 }
 
 type prober func() (securemail.Route, error)

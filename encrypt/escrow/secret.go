@@ -39,11 +39,14 @@ var errHashSize = errors.New("escrow: malformed hash of a secret")
 
 // slowHash bounds how many argon2id computations run at once.
 type slowHash struct {
+	memory  uint32 // KiB
 	slots   chan struct{}
 	waiting atomic.Int64
 }
 
-func newSlowHash() *slowHash { return &slowHash{slots: make(chan struct{}, argonAtOnce)} }
+func newSlowHash() *slowHash {
+	return &slowHash{memory: argonMemory, slots: make(chan struct{}, argonAtOnce)}
+}
 
 func (s *slowHash) sum(ctx context.Context, keyed, salt []byte) ([]byte, error) {
 	if s.waiting.Add(1) > argonWaiting {
@@ -57,7 +60,7 @@ func (s *slowHash) sum(ctx context.Context, keyed, salt []byte) ([]byte, error) 
 		return nil, ctx.Err()
 	}
 	defer func() { <-s.slots }()
-	return argon2.IDKey(keyed, salt, argonTime, argonMemory, argonLanes, argonOut), nil
+	return argon2.IDKey(keyed, salt, argonTime, s.memory, argonLanes, argonOut), nil
 }
 
 // sum is argon2id over a keyed hash, so that the database alone does not let anybody guess.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io/fs"
 	"os"
@@ -29,6 +30,7 @@ func TestMain(m *testing.M) {
 		child(dir)
 		return
 	}
+	_ = flag.Set("rapid.checks", "40") // -rapid.checks=N asks for more
 	goleak.VerifyTestMain(m)
 }
 
@@ -91,6 +93,7 @@ func TestProveAndVerify(t *testing.T) {
 }
 
 func TestEmitIsIdempotent(t *testing.T) {
+	t.Parallel()
 	dir := logDir(t)
 	l := open(t, dir, &audit.Options{Interval: time.Hour})
 	count := func() string { return strings.Split(string(l.Checkpoint()), "\n")[1] }

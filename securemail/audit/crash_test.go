@@ -44,11 +44,12 @@ func child(dir string) {
 }
 
 // killing is how long TestKill goes on.
-const killing = 3 * time.Second
+const killing = 1500 * time.Millisecond
 
 // TestKill kills a process that writes the log, again and again, and checks after each kill that every event it was told
 // is durable is in the log, and that every checkpoint it ever signed is still part of it.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := logDir(t)
 	var durable, checkpoints []string
 	deadline := time.Now().Add(killing)

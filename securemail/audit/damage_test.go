@@ -46,6 +46,7 @@ func listFiles(t testing.TB, dir string) (names []string) {
 
 // TestEveryFlipIsFound flips octets of every file of an open log, and Check finds each.
 func TestEveryFlipIsFound(t *testing.T) {
+	t.Parallel()
 	dir := logDir(t)
 	l := open(t, dir, &audit.Options{Interval: time.Hour})
 	emitFast(t, l, 0, 600)
@@ -95,6 +96,7 @@ func TestEveryFlipIsFound(t *testing.T) {
 
 // TestOpenFindsDamage flips octets of every file that Open depends on.
 func TestOpenFindsDamage(t *testing.T) {
+	t.Parallel()
 	dir, work := logDir(t), logDir(t)
 	l := open(t, dir, nil)
 	emitFast(t, l, 0, 300)
@@ -184,6 +186,7 @@ func TestMissingParts(t *testing.T) {
 
 // TestTornJournal cuts the journal at many octets; what is whole is in the log, the rest never was.
 func TestTornJournal(t *testing.T) {
+	t.Parallel()
 	dir, work := logDir(t), logDir(t)
 	l := open(t, dir, &audit.Options{Interval: time.Hour})
 	emit(t, l, 0, 1) // published

@@ -18,6 +18,7 @@ import (
 // TestModel: whatever is emitted, repeated, published, closed or lost of the index, each event is in the log once, has a
 // proof, and every checkpoint ever signed is part of the log.
 func TestModel(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	runs := 0
 	rapid.Check(t, func(t *rapid.T) {

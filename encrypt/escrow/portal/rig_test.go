@@ -48,6 +48,7 @@ type rig struct {
 	db   *sql.DB
 	ring *keyring.File
 	e    *escrow.Escrow
+	p    *portal.Portal
 	mux  *http.ServeMux
 	srv  *httptest.Server
 	log  *bytes.Buffer
@@ -102,7 +103,7 @@ func (r *rig) start() {
 	require.NoError(r.t, err)
 	p, err := portal.New(&portal.Options{Escrow: r.e, Sender: r, Now: r.clock, Logger: r.logger(), Floor: -1})
 	require.NoError(r.t, err)
-	r.mux = http.NewServeMux()
+	r.p, r.mux = p, http.NewServeMux()
 	r.mux.Handle(p.Pattern(), p)
 }
 
