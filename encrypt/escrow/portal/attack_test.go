@@ -246,3 +246,60 @@ func TestMoreHostileHTML(t *testing.T) {
 	}
 	harmless(t, frame(t, htmlMail(strings.Join(hostile2, "\n"))))
 }
+
+func TestExpiredWhileReading(t *testing.T) {
+	r := newRig(t)
+	link := r.put("p1", deposit{factors: []securemail.Factor{withCode}, until: r.clock().Add(time.Minute)})
+	b := r.browser().in(link)
+	require.True(t, b.reads(link))
+	r.pass(time.Minute)
+	require.Equal(t, http.StatusGone, b.get(link).code)
+	for _, sub := range []string{"/body", "/file/0", "/file/3"} {
+		require.Equal(t, http.StatusUnauthorized, b.get(link+sub).code)
+	}
+}
+
+// An attacker's page, a sandboxed frame and a browser without Sec-Fetch-Site all name an origin that is not ours.
+func TestForeignFormsChangeNothing(t *testing.T) {
+	r := newRig(t)
+	link := r.put("p1", deposit{factors: []securemail.Factor{withCode}})
+	b := r.browser().in(link)
+	for _, head := range []http.Header{
+		{"Origin": {"null"}}, {"Origin": {"null"}, "Sec-Fetch-Site": {"cross-site"}}, {"Sec-Fetch-Site": {"same-site"}},
+		{"Origin": {r.srv.URL + ".evil.example"}}, {"Origin": {strings.Replace(r.srv.URL, "https", "http", 1) + "0"}},
+		{"Sec-Fetch-Site": {"nonsense"}},
+	} {
+		for _, form := range []string{"action=leave", "action=send", "access_code=x"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, link, strings.NewReader(form))
+			require.NoError(t, err)
+			req.Header = head.Clone()
+			req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+			require.Equal(t, http.StatusForbidden, b.do(req).code, "%v", head)
+		}
+	}
+	require.Zero(t, r.mailed())
+	require.True(t, b.reads(link))
+}
+
+// Whatever the path is, the answer stays below our own prefix, and a coded slash is no way to another file.
+func TestPathsOfStrangers(t *testing.T) {
+	r := newRig(t)
+	link := r.put("p1", deposit{factors: []securemail.Factor{withCode}})
+	loc := link[strings.LastIndexByte(link, '/')+1:]
+	for _, path := range []string{
+		"//evil.example", "/..%2f..%2fetc%2fpasswd", "/%2e%2e/x", "/" + loc + "%2fbody", "/" + loc + "%00", "/" + strings.ToUpper(loc),
+		"/" + loc + "/file/-1", "/" + loc + "/file/0x1", "/" + loc + "/file/99999999999999999999", "/" + loc + "/file/1/2", "/%5cevil.example",
+		"/" + strings.Repeat("a", 8000), "/" + loc + "%0d%0aSet-Cookie:%20x=y",
+	} {
+		got := r.browser().get(r.srv.URL + "/m" + path)
+		require.NotContains(t, got.body, canaryBody, path)
+		require.Empty(t, got.head.Get("Set-Cookie"), path)
+		if to := got.head.Get("Location"); to != "" {
+			require.Regexp(t, `^/[^/\\]`, to, path)
+		}
+		post := r.browser().post(r.srv.URL+"/m"+path, "action", "question")
+		if to := post.head.Get("Location"); to != "" {
+			require.Regexp(t, `^/[^/\\]`, to, path)
+		}
+	}
+}

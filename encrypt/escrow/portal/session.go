@@ -229,8 +229,9 @@ func (v *visit) leave() error {
 			return err
 		}
 	}
-	// The cookie goes by its own name: "cookies" here would sign the visitor out of every program on the whole domain.
-	v.w.Header().Set("Clear-Site-Data", `"cache", "storage"`)
+	// The cookie goes by its own name: "cookies" here would sign the visitor out of every program on the whole domain, and
+	// "storage", of which the portal has none, would empty that of other programs on the host.
+	v.w.Header().Set("Clear-Site-Data", `"cache"`)
 	v.p.setCookie(v.w, "")
 	return v.toPage()
 }
