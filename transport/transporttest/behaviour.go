@@ -17,6 +17,8 @@ const (
 	BadCert Behaviour = "BadCert"
 	// SelfSigned has a certificate of the right name that nobody vouches for.
 	SelfSigned Behaviour = "SelfSigned"
+	// Expired has a certificate of a trusted authority for the right name whose time is over.
+	Expired Behaviour = "Expired"
 	// OldTLS speaks TLS 1.0 and 1.1 only.
 	OldTLS Behaviour = "OldTLS"
 	// StripTLS is Accept behind somebody who removes the offer of TLS (in SMTP: the STARTTLS line of the EHLO answer).
@@ -75,7 +77,7 @@ func required(b Behaviour) bool {
 // strictest is the truth about b's wire: the strictest floor that a receipt may claim to meet.
 func (h Harness) strictest(b Behaviour) securemail.Channel {
 	switch b {
-	case BadCert, SelfSigned:
+	case BadCert, SelfSigned, Expired:
 		return max(securemail.ChannelEncrypted, h.Best)
 	case NoTLS, OldTLS, StripTLS, Relay, LapsedRelay:
 		return securemail.ChannelAny

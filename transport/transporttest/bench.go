@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +63,42 @@ type result struct {
 	changed string
 	// intended counts the calls of Intend; early is how many messages the far end had seen whole at the first.
 	intended, early atomic.Int32
+	// open counts the readers of the message that are not closed.
+	open atomic.Int32
+}
+
+// sender is the envelope's. It is not the author, as with every sender who reads his bounces.
+func (r *result) sender() string {
+	if r.null {
+		return ""
+	}
+	return "bounces@sender.example"
+}
+
+// counted is a Source that counts its open readers.
+type counted struct {
+	securemail.Source
+	open *atomic.Int32
+}
+
+func (s counted) Open() (io.ReadCloser, error) {
+	r, err := s.Source.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.open.Add(1)
+	return &countedReader{r, s.open, sync.Once{}}, nil
+}
+
+type countedReader struct {
+	io.ReadCloser
+	open *atomic.Int32
+	once sync.Once
+}
+
+func (r *countedReader) Close() error {
+	r.once.Do(func() { r.open.Add(-1) })
+	return r.ReadCloser.Close()
 }
 
 // outcome is what Deliver returned.
@@ -213,11 +250,13 @@ func (b *bench) shipment(r *result, n int64) (*securemail.Shipment, error) {
 	if err != nil {
 		return nil, err
 	}
-	back := from
-	if r.null {
-		back = securemail.Address{}
+	back := securemail.Address{}
+	if s := r.sender(); s != "" {
+		if back, err = securemail.ParseAddress(s); err != nil {
+			return nil, err
+		}
 	}
-	m, err := securemail.NewMessage(securemail.Bytes(r.raw))
+	m, err := securemail.NewMessage(counted{securemail.Bytes(r.raw), &r.open})
 	if err != nil {
 		return nil, err
 	}
@@ -287,7 +326,7 @@ func waitUntil(d time.Duration, ok func() bool) bool {
 		if looks >= minLooks && time.Now().After(end) {
 			return false
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(settle / minLooks)
 	}
 	return true
 }

@@ -26,12 +26,18 @@ var channels = []securemail.Channel{
 // floorCases is each Channel against each wire.
 func floorCases() []testcase {
 	var cases []testcase
-	for _, b := range []Behaviour{Accept, NoTLS, StripTLS, OldTLS, SelfSigned, BadCert} {
+	for _, b := range []Behaviour{Accept, NoTLS, StripTLS, OldTLS, SelfSigned, BadCert, Expired} {
 		for _, ch := range channels {
 			cases = append(cases, testcase{"floor", string(b) + "-" + channelName(ch), func(c *checker) {
 				c.rig(b).floor(ch)
 			}})
 		}
+		cases = append(cases, testcase{"floor", string(b) + "-falling and rising", func(c *checker) {
+			bench := c.rig(b) // what a low floor left behind must not serve a high one
+			for _, ch := range append(channels, channels...) {
+				bench.floor(ch)
+			}
+		}})
 	}
 	return append(cases, testcase{"floor", "RequireTLS", func(c *checker) {
 		b := c.rig(NoRequireTLS)
@@ -222,7 +228,7 @@ func messageCases() []testcase {
 	}
 	return append(cases,
 		plain("null sender", order{null: true}), // RFC 5321 section 4.5.5: notices of delivery
-		plain("letters of a local part", order{local: "o'x+y/z=%41&?{}|~^`#$!*-_"}),
+		plain("letters of a local part", order{local: "O'X+y/z=%41&?{}|~^`#$!*-_"}),
 	)
 }
 
@@ -353,7 +359,7 @@ func (b *bench) crowd(n int) {
 
 func probeCases() []testcase {
 	var cases []testcase
-	for _, behave := range []Behaviour{Accept, NoTLS, StripTLS, OldTLS, SelfSigned, BadCert, Refuse} {
+	for _, behave := range []Behaviour{Accept, NoTLS, StripTLS, OldTLS, SelfSigned, BadCert, Expired, Refuse} {
 		cases = append(cases, testcase{"probe", string(behave), func(c *checker) {
 			b := c.rig(behave)
 			route, err := b.probe(c.ctx)

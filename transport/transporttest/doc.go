@@ -13,10 +13,11 @@
 //
 //   - nil error: the receipt is there, complete, true (its TLS facts are those of the connection that the far end saw,
 //     it claims no more than the wire gave, it meets the floor), Intend was called, and the far end took exactly these
-//     octets for exactly this recipient;
+//     octets for exactly this recipient, with the parcel's ReturnPath as sender;
 //   - ErrChannel: no octet of the envelope's recipient or of the message left, and Intend was not called;
 //   - any other error: its fate is true. What the far end took is never called retry or permanent, and nothing is
 //     called uncertain before Intend;
+//   - each reader of the message that was opened is closed;
 //   - the parcel is unchanged, and canaries planted in local part, display name, subject and body, which the far end
 //     also echoes in its answers, show up in no error of the tree, no reason, no receipt and no log line.
 //

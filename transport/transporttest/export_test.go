@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// CheckCases is Check for the cases whose "group/name" want names, one after the other, up to the first failure that
+// CheckCases is Check for the cases whose "group/name" want names, a few at once, up to the first failure that
 // enough is true for. With watch it also looks at log/slog's default logger, as Run does.
 func CheckCases(ctx context.Context, h Harness, watch bool, want func(name string) bool, enough func(Failure) bool) *Report {
-	r := &runner{h: h, width: 1}
+	r := &runner{h: h, width: 4}
 	if watch {
 		c, restore := watchDefault()
 		defer restore()

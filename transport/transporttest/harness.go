@@ -60,6 +60,8 @@ type FarEnd interface {
 
 // Delivery is a message that the far end saw whole, up to and including the octet that can make it accept.
 type Delivery struct {
+	// Sender is the envelope's sender as an address, "" for the null sender; nil: the far end was not told.
+	Sender *string
 	// Recipients is the envelope, as addresses.
 	Recipients []string
 	// Message is what a mailbox would get: transfer encoding (dot stuffing, base64, a form) taken off.

@@ -18,6 +18,8 @@ const (
 	ruleCtx      = "ctx bounds a delivery (Transport)"
 	ruleParcel   = "a parcel is shared and never changed (Parcel)"
 	ruleSame     = "the far end gets exactly the message's octets, for exactly the recipient (RFC 5321 section 4.5.2)"
+	ruleSender   = "the envelope's sender is the parcel's ReturnPath, not the author (RFC 5321 section 4.5.5)"
+	ruleCloses   = "what Deliver opens it closes (Source)"
 	ruleOnce     = "one delivery puts one message into the mailbox (Transport: each call is one delivery)"
 	ruleIntend   = "a Receipt without Intend is a fault of the transport (Shipment.Intend)"
 	ruleEarly    = "Intend comes before the octet that can make the far end accept (Shipment.Intend)"
@@ -56,6 +58,9 @@ func (b *bench) judge(r *result) {
 	if r.early.Load() > 0 {
 		b.c.failf(ruleEarly, "the far end had the whole message when Intend was called")
 	}
+	if !waitUntil(settle, func() bool { return r.open.Load() == 0 }) {
+		b.c.failf(ruleCloses, "%d readers of the message are open when Deliver has returned", r.open.Load())
+	}
 	if n := len(b.accepted(r.rcpt)); n > 1 {
 		b.c.failf(ruleOnce, "the far end took %d messages in one delivery", n)
 	}
@@ -91,6 +96,9 @@ func (b *bench) identical(r *result, d Delivery) {
 	if len(d.Recipients) != 1 {
 		b.c.failf(ruleSame, "the envelope has %d recipients", len(d.Recipients))
 	}
+	if d.Sender != nil && *d.Sender != r.sender() {
+		b.c.failf(ruleSender, "the envelope has another sender")
+	}
 	if bytes.Equal(d.Message, r.raw) {
 		return
 	}
@@ -123,7 +131,7 @@ func (b *bench) evidence(r *result, d Delivery) {
 			b.c.failf(ruleEvidence, "the receipt claims %s, but %s gives no more than %s", channelName(c), b.behaviour, channelName(truth))
 		}
 	}
-	if (b.behaviour == BadCert || b.behaviour == SelfSigned) && w.Proof != "" {
+	if (b.behaviour == BadCert || b.behaviour == SelfSigned || b.behaviour == Expired) && w.Proof != "" {
 		b.c.failf(ruleEvidence, "Proof is %q, but the name was not proved", w.Proof)
 	}
 	b.facts(w.TLS, d.TLS)
@@ -188,6 +196,9 @@ func (b *bench) leaked(r *result) []string {
 // truthful checks that an error's fate agrees with what the far end did.
 func (b *bench) truthful(r *result) {
 	fate := r.fate()
+	if de, ok := errors.AsType[*securemail.DeliveryError](r.err); ok && de.RetryAfter < 0 {
+		b.c.failf(ruleFate, "RetryAfter is %v", de.RetryAfter)
+	}
 	if fate > securemail.FateUncertain {
 		b.c.failf(ruleFate, "Fate %d is none of the constants", fate)
 	}

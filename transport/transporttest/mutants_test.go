@@ -215,6 +215,57 @@ var mutants = []mutant{
 			return p.Probe(context.WithoutCancel(ctx), tenant, domain)
 		})
 	}, kills: "ctx bounds"},
+	{name: "takes an expired certificate", faults: faults{expiredIsFine: true}, kills: "below the floor"},
+	{name: "a floor met once is met", faults: faults{floorOnce: true}, kills: "below the floor"},
+	{name: "author as envelope sender", faults: faults{fromIsSender: true}, kills: "ReturnPath"},
+	{name: "lower-cases local parts", faults: faults{foldsRcpt: true}, kills: "one message into the mailbox"},
+	{name: "leaves the message open", faults: faults{leavesOpen: true}, kills: "opens it closes"},
+	{name: "cuts long messages", faults: faults{cutsLong: true}, kills: "exactly the message"},
+	{name: "needs no reply", faults: faults{needsNoReply: true}, kills: "clear answer"},
+	{name: "negative RetryAfter", wrap: after(func(r *securemail.Receipt, err error) (*securemail.Receipt, error) {
+		if de, ok := errors.AsType[*securemail.DeliveryError](err); ok {
+			de.RetryAfter = -time.Hour
+		}
+		return r, err
+	}), kills: "clear answer"},
+	{name: "recipient as Peer", wrap: func(t securemail.Transport) securemail.Transport {
+		return securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
+			r, err := t.Deliver(ctx, s)
+			if r != nil {
+				r.Peer = s.Recipient.Address.Reveal()
+			}
+			return r, err
+		})
+	}, kills: "no content and no address"},
+	{name: "address in Enhanced", wrap: func(t securemail.Transport) securemail.Transport {
+		return securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
+			r, err := t.Deliver(ctx, s)
+			if de, ok := errors.AsType[*securemail.DeliveryError](err); ok {
+				de.Enhanced = s.Recipient.Address.Reveal()
+			}
+			return r, err
+		})
+	}, kills: "no content and no address"},
+	{name: "end of ctx after the body is retry", wrap: func(t securemail.Transport) securemail.Transport {
+		return securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
+			r, err := t.Deliver(ctx, s)
+			if err != nil && ctx.Err() != nil {
+				err = &securemail.DeliveryError{Stage: "dot", Err: ctx.Err()}
+			}
+			return r, err
+		})
+	}, kills: "may have taken"},
+	{name: "Prober sends a message", probe: func(r *transporttest.Rig) securemail.Prober {
+		p, t := r.Prober, r.Transport
+		return probeFunc(func(ctx context.Context, tenant, domain string) (securemail.Route, error) {
+			to, _ := securemail.ParseAddress("probe@" + domain)
+			m, _ := securemail.NewMessage(securemail.Bytes([]byte("Subject: probe\r\n\r\nx\r\n")))
+			_, _ = t.Deliver(ctx, &securemail.Shipment{Channel: securemail.ChannelAny, Parcel: &securemail.Parcel{
+				Slip: securemail.Slip{Recipient: securemail.Contact{Address: to}}, Message: m,
+			}})
+			return p.Probe(ctx, tenant, domain)
+		})
+	}, kills: "Prober finds"},
 	{name: "panics on a refusal", wrap: after(func(r *securemail.Receipt, err error) (*securemail.Receipt, error) {
 		if de, ok := errors.AsType[*securemail.DeliveryError](err); ok && de.Code != 0 {
 			panic("refused")
@@ -257,7 +308,9 @@ func TestMutants(t *testing.T) {
 	for i, m := range mutants {
 		wg.Go(func() { // all at once: the kit waits more than it works
 			if !m.faults.readsAll { // looks at the heap, so it runs alone
-				verdicts[i] = kill(t, m, func(name string) bool { return name != hugeCase && (m.probe == nil || strings.HasPrefix(name, "probe/")) })
+				verdicts[i] = kill(t, m, func(name string) bool {
+					return name != hugeCase && (m.probe == nil || strings.HasPrefix(name, "probe/"))
+				})
 			}
 		})
 	}

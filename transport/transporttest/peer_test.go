@@ -54,7 +54,7 @@ func newSMTPFar(s transporttest.Setup, host string) (*smtpFar, *transporttest.PK
 	f := &smtpFar{setup: s}
 	f.now.Store(s.Behaviour)
 	f.cert = func(m smtppeer.Message) *transporttest.Delivery {
-		d := &transporttest.Delivery{Recipients: m.Rcpts, Message: m.Data, Accepted: m.Taken}
+		d := &transporttest.Delivery{Sender: &m.From, Recipients: m.Rcpts, Message: m.Data, Accepted: m.Taken}
 		if m.TLS != nil {
 			d.TLS = transporttest.FactsOf(*m.TLS, cfg.Certificates[0])
 		}

@@ -45,7 +45,7 @@ func NewPKI(host string) (*PKI, error) {
 // Roots is what the transport under test must trust.
 func (p *PKI) Roots() *x509.CertPool { return p.roots }
 
-// Server is the far end's TLS under b: another name for BadCert, no authority for SelfSigned, TLS 1.0 and 1.1 for
+// Server is the far end's TLS under b: another name for BadCert, no authority for SelfSigned, a past end for Expired, TLS 1.0 and 1.1 for
 // OldTLS, the good one for all others. It has one certificate, which [FactsOf] takes.
 func (p *PKI) Server(b Behaviour) (*tls.Config, error) {
 	host, issuer, signer := p.host, p.ca, p.key
@@ -55,7 +55,11 @@ func (p *PKI) Server(b Behaviour) (*tls.Config, error) {
 	case SelfSigned:
 		issuer, signer = nil, nil
 	}
-	cert, err := leaf(host, issuer, signer)
+	tmpl := template(host)
+	if b == Expired {
+		tmpl.NotAfter = time.Now().Add(-time.Minute)
+	}
+	cert, err := leaf(tmpl, issuer, signer)
 	if err != nil {
 		return nil, err
 	}
@@ -66,12 +70,12 @@ func (p *PKI) Server(b Behaviour) (*tls.Config, error) {
 	return cfg, nil
 }
 
-func leaf(host string, issuer *x509.Certificate, signer *ecdsa.PrivateKey) (tls.Certificate, error) {
+func leaf(tmpl, issuer *x509.Certificate, signer *ecdsa.PrivateKey) (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("transporttest: certificate: %w", err)
 	}
-	tmpl := template(host)
+	host := tmpl.Subject.CommonName
 	if ip := net.ParseIP(host); ip != nil {
 		tmpl.IPAddresses = []net.IP{ip}
 	} else {

@@ -31,6 +31,7 @@ type reference struct {
 	mu   sync.Mutex // guards the rest, which only faults use
 	last error
 	rcpt string
+	met  bool
 }
 
 // faults are what a mutant does wrong.
@@ -63,6 +64,13 @@ type faults struct {
 	readsAll         bool // keeps a reply of any length
 	sharesRcpt       bool // concurrent deliveries mix their recipients
 	retriesAlone     bool // repeats after a lost reply
+	expiredIsFine    bool // looks at no date
+	floorOnce        bool // a floor that was met once, by any wire, is met
+	fromIsSender     bool // the author is the envelope's sender
+	foldsRcpt        bool // local parts in lower case
+	leavesOpen       bool // does not close the message
+	cutsLong         bool // sends 64 KiB at most
+	needsNoReply     bool // takes the end of its own writing for acceptance
 }
 
 // session is one connection.
@@ -184,6 +192,9 @@ func (x *session) open(floor securemail.Channel) error {
 	if err := x.ehlo(); err != nil {
 		return err
 	}
+	if x.floorOnce && x.metBefore() {
+		return nil
+	}
 	if !x.wire.Meets(floor) && !x.clearBelowFloor && !x.channelLate && (!x.clearAfterStrip || x.wire.TLS != nil) {
 		x.wire.Reasons = append(x.wire.Reasons, securemail.Reason{Rule: "ref.floor", Text: "the wire is not enough"})
 		return &securemail.ChannelError{Temporary: true, Wire: x.wire}
@@ -220,6 +231,15 @@ func (x *session) ehlo() error {
 	return x.command("ehlo", 250, "EHLO client.example")
 }
 
+// metBefore says that some floor was met at some time.
+func (x *session) metBefore() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	was := x.met
+	x.met = true
+	return was
+}
+
 func (x *session) verified(cs tls.ConnectionState) bool {
 	if x.trustAnyCert {
 		return true
@@ -228,13 +248,21 @@ func (x *session) verified(cs tls.ConnectionState) bool {
 	for _, c := range cs.PeerCertificates[1:] {
 		pool.AddCert(c)
 	}
-	_, err := cs.PeerCertificates[0].Verify(x509.VerifyOptions{DNSName: x.host, Roots: x.roots, Intermediates: pool})
+	o := x509.VerifyOptions{DNSName: x.host, Roots: x.roots, Intermediates: pool}
+	if x.expiredIsFine {
+		o.CurrentTime = cs.PeerCertificates[0].NotBefore.Add(time.Second)
+	}
+	_, err := cs.PeerCertificates[0].Verify(o)
 	return err == nil
 }
 
 // send is the transaction.
 func (x *session) send(s *securemail.Shipment) (*securemail.Receipt, error) {
-	if err := x.command("mail", 250, "MAIL FROM:<"+s.ReturnPath.Reveal()+"> BODY=8BITMIME"); err != nil {
+	sender := s.ReturnPath.Reveal()
+	if x.fromIsSender {
+		sender = s.From.Address.Reveal()
+	}
+	if err := x.command("mail", 250, "MAIL FROM:<"+sender+"> BODY=8BITMIME"); err != nil {
 		return nil, err
 	}
 	if x.intendFirst {
@@ -273,6 +301,9 @@ func (x *session) send(s *securemail.Shipment) (*securemail.Receipt, error) {
 
 // recipient is the shipment's, or whoever was last put into the shared field.
 func (x *session) recipient(s *securemail.Shipment) string {
+	if x.foldsRcpt {
+		return strings.ToLower(s.Recipient.Address.Reveal())
+	}
 	if !x.sharesRcpt {
 		return s.Recipient.Address.Reveal()
 	}
@@ -287,10 +318,15 @@ func (x *session) body(m *securemail.Message) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer r.Close()
+	if !x.leavesOpen {
+		defer r.Close()
+	}
 	raw, err := io.ReadAll(r)
 	if err != nil {
 		return nil, err
+	}
+	if x.cutsLong {
+		raw = raw[:min(len(raw), 64<<10)]
 	}
 	if !bytes.HasSuffix(raw, []byte("\r\n")) {
 		raw = append(raw, "\r\n"...)
@@ -314,6 +350,9 @@ func (x *session) body(m *securemail.Message) ([]byte, error) {
 func (x *session) dot(text []byte) error {
 	if _, err := x.conn.Write(append(text, ".\r\n"...)); err != nil {
 		return uncertain(err)
+	}
+	if x.needsNoReply {
+		return nil
 	}
 	if err := x.expect("dot", 250); err != nil {
 		if de, ok := errors.AsType[*securemail.DeliveryError](err); ok && de.Code == 0 {

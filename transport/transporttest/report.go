@@ -103,6 +103,9 @@ func (r *runner) start(ctx context.Context) (wait func()) {
 		r.results = append(r.results, sync.OnceValue(func() *checker {
 			slots <- struct{}{}
 			defer func() { <-slots }()
+			if ctx.Err() != nil {
+				return &checker{}
+			}
 			return runCase(ctx, r.h, tc, r.fallback)
 		}))
 	}
@@ -127,8 +130,10 @@ func (r *runner) report(ctx context.Context, enough func(Failure) bool) *Report 
 	if ctx.Err() != nil {
 		return rep
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	wait := r.start(ctx)
 	defer wait()
+	defer cancel()
 	for i := range r.cases {
 		c := r.result(i)
 		if ctx.Err() != nil {
