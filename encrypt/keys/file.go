@@ -26,8 +26,8 @@ const (
 	maxKeyFile = 1 << 20
 )
 
-// AnyTenant in an index entry means each tenant.
-const AnyTenant = "*"
+// anyTenant in an index entry means each tenant.
+const anyTenant = "*"
 
 // Parser reads one key, such as pgp.ParseKey. It must not keep b, must bound its work, and must not name content in its error.
 type Parser func(b []byte) (securemail.Key, error)
@@ -111,7 +111,7 @@ func (s *FileSource) Keys(ctx context.Context, l securemail.Lookup) ([]securemai
 	defer root.Close()
 	var found []securemail.Key
 	for i, e := range entries {
-		if e.Method != l.Method || !same(e.address, l.Address) || e.Tenant != l.Tenant && e.Tenant != AnyTenant {
+		if e.Method != l.Method || !same(e.address, l.Address) || e.Tenant != l.Tenant && e.Tenant != anyTenant {
 			continue
 		}
 		k, err := s.read(root, e)

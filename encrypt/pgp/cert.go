@@ -41,7 +41,7 @@ const (
 	WhyFuture       Why = "future"          // not valid yet
 	WhyRevoked      Why = "revoked"         // the key, or its only encryption subkey
 	WhyWeak         Why = "weak"            // SHA-1 or MD5 binding, DSA, ElGamal, secp256k1, RSA outside 2,048 to 16,384 bits
-	WhyNoEncryption Why = "no-encryption"   // no key in it may encrypt
+	WhyNoEncryption Why = "no-encryption"   // no key in it may encrypt; ElGamal, DSA and RSA subkeys out of bounds do not count
 	WhyNoSigning    Why = "no-signing"      // no key in it may sign
 	WhyLocked       Why = "locked"          // a private key under a passphrase
 	WhyNoPrivate    Why = "no-private-part" // a certificate where a private key was expected
@@ -69,9 +69,8 @@ func available() error {
 }
 
 // config is the one place where go-crypto is told what we want. A nil now is [time.Now].
-func config(now func() time.Time, random io.Reader) *packet.Config {
+func config(now func() time.Time) *packet.Config {
 	return &packet.Config{
-		Rand: random,
 		Time: now,
 		// zero would be AES-128 although the recipient takes AES-256
 		DefaultCipher:           packet.CipherAES256,
@@ -104,7 +103,7 @@ func ParseKey(b []byte) (securemail.Key, error) {
 		return securemail.Key{}, err
 	}
 	key := securemail.Key{Method: securemail.MethodPGP, Fingerprint: fingerprint(e.PrimaryKey), Public: [][]byte{raw}}
-	forever := config(time.Now, nil)
+	forever := config(time.Now)
 	sub, err := e.EncryptionKeyWithError(time.Time{}, forever) // the zero time: checks of time are left out
 	if err != nil {
 		return securemail.Key{}, &KeyError{why(e, err, time.Time{}), key.Fingerprint}
@@ -232,7 +231,7 @@ func why(e *openpgp.Entity, err error, now time.Time) Why {
 
 // whyUnbound looks at the self-signatures where go-crypto found none that it takes, or no encryption key.
 func whyUnbound(e *openpgp.Entity, now time.Time) Why {
-	if _, err := e.PrimarySelfSignature(now, config(nil, nil)); err != nil {
+	if _, err := e.PrimarySelfSignature(now, config(nil)); err != nil {
 		var all []*packet.VerifiableSignature
 		for _, id := range e.Identities {
 			all = append(all, id.SelfCertifications...)

@@ -32,9 +32,6 @@ type Options struct {
 	Signing Signing
 	// Now nil: time.Now.
 	Now func() time.Time
-	// Rand gives session keys and salts; nil: crypto/rand. It must be safe for concurrent use. The standard library's own
-	// operations, such as ephemeral keys, do not read it.
-	Rand io.Reader
 }
 
 // Encryptor is the Encryptor of [securemail.MethodPGP]. It is safe for concurrent use and leaves nothing behind.
@@ -83,7 +80,7 @@ func (e *Encryptor) Encrypt(ctx context.Context, j *securemail.Job) (*securemail
 		return nil, err
 	}
 	now := e.o.Now() // read once: a key that ends in the middle must not be named for one that was used
-	cfg := config(func() time.Time { return now }, e.o.Rand)
+	cfg := config(func() time.Time { return now })
 	to, err := recipients(j.Keys, cfg)
 	if err != nil {
 		return nil, err

@@ -19,7 +19,7 @@ func GenerateKey(name string, address securemail.Address) (securemail.Secret, se
 	if err := available(); err != nil {
 		return securemail.Secret{}, securemail.Key{}, err
 	}
-	cfg := config(time.Now, nil)
+	cfg := config(time.Now)
 	e, err := openpgp.NewEntity(name, "", address.Reveal(), cfg)
 	if err != nil {
 		return securemail.Secret{}, securemail.Key{}, errors.New("pgp: generate key: name or address not allowed in a user id")

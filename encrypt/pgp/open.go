@@ -98,7 +98,7 @@ func Open(ctx context.Context, m *securemail.Message, o *OpenOptions) (*Opened, 
 	if err != nil {
 		return nil, err
 	}
-	cfg := config(opt.Now, nil)
+	cfg := config(opt.Now)
 	cfg.MaxDecompressedMessageSize = &opt.MaxSize
 	md, plain, err := read(&ctxReader{ctx, sealed}, ring, cfg)
 	if ctx.Err() != nil {
