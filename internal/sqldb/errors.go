@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"slices"
 )
 
 // ErrUncertain says that the database did not answer a COMMIT: the transaction may or may not hold. What was written
@@ -12,12 +13,12 @@ var ErrUncertain = errors.New("sqldb: the outcome of a commit is not known")
 
 // SQLite's primary result codes: https://www.sqlite.org/rescode.html
 const (
-	sqliteError    = 1
-	sqliteBusy     = 5
-	sqliteLocked   = 6
-	sqliteReadOnly = 8
-	sqliteIOErr    = 10
-	sqliteFull     = 13
+	sqliteError      = 1
+	sqliteBusy       = 5
+	sqliteLocked     = 6
+	sqliteReadOnly   = 8
+	sqliteFull       = 13
+	sqliteConstraint = 19 // of a deferred foreign key
 )
 
 // sqliteCode is the primary result code in err, 0 without one.
@@ -59,12 +60,15 @@ func IsReadOnly(err error) bool {
 	return sqlState(err) == "25006" || sqliteCode(err) == sqliteReadOnly
 }
 
-// definite says that the database itself refused, so that nothing of the transaction holds. An I/O error during a
-// SQLite commit, a lost connection and a time-out leave that open.
+// definite says that the database itself refused a commit, so that nothing of the transaction holds. A lost connection, a
+// time-out, a server that is shut down and any SQLite error but those that leave the transaction open leave that open.
 func definite(err error) bool {
 	if errors.Is(err, driver.ErrBadConn) || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	c := sqliteCode(err)
-	return sqlState(err) != "" || c != 0 && c != sqliteIOErr
+	if s := sqlState(err); s != "" {
+		// Connection, operator's intervention, system, internal: the server may have ended after the commit was made.
+		return !slices.Contains([]string{"08", "57", "58", "XX"}, s[:min(2, len(s))])
+	}
+	return slices.Contains([]int{sqliteError, sqliteBusy, sqliteLocked, sqliteReadOnly, sqliteFull, sqliteConstraint}, sqliteCode(err))
 }

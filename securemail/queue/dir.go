@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
@@ -19,11 +20,18 @@ const unfinished = ".tmp"
 
 var (
 	errKey    = errors.New("queue: a blob key is of [0-9a-z/], without empty parts")
+	errGone   = errors.New("queue: the blob folder is gone or another one; is its disk mounted?")
 	errNotDir = errors.New("queue: not a folder")
 )
 
 // folder keeps blobs as files.
-type folder struct{ root string }
+type folder struct {
+	root string
+	was  fs.FileInfo // of root
+
+	mu     sync.Mutex // guards what follows, and is held while a folder is made
+	synced map[string]bool
+}
 
 var (
 	_ securemail.BlobStore = (*folder)(nil)
@@ -44,7 +52,11 @@ func Dir(path string) (securemail.BlobStore, error) {
 	if err := makeDir(root); err != nil {
 		return nil, failed("blob folder", bare(err))
 	}
-	return &folder{root}, nil
+	was, err := os.Stat(root)
+	if err != nil {
+		return nil, failed("blob folder", bare(err))
+	}
+	return &folder{root: root, was: was, synced: make(map[string]bool)}, nil
 }
 
 // makeDir makes path and what is missing above it, each name synced.
@@ -66,6 +78,43 @@ func makeDir(path string) error {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// makeDir makes path's name durable before anything is written into it. That it is there proves nothing: another may have
+// made it a moment ago and not have synced it yet.
+func (f *folder) makeDir(path string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.synced[path] {
+		return nil
+	}
+	if err := makeDir(path); err != nil {
+		return err
+	}
+	for up := path; up != f.root; {
+		up = filepath.Dir(up)
+		if err := syncDir(up); err != nil {
+			return err
+		}
+	}
+	f.synced[path] = true
+	return nil
+}
+
+func (f *folder) forget(path string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.synced, path)
+}
+
+// present says that the folder is still the one that was opened. Where a disk is not mounted no blob is there, and none
+// is missing.
+func (f *folder) present() error {
+	fi, err := os.Stat(f.root)
+	if err == nil && os.SameFile(fi, f.was) {
+		return nil
+	}
+	return errGone
 }
 
 func syncDir(path string) error {
@@ -102,7 +151,10 @@ func (f *folder) Put(ctx context.Context, key string, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if err := makeDir(filepath.Dir(path)); err != nil {
+	if err := f.present(); err != nil {
+		return err
+	}
+	if err := f.makeDir(filepath.Dir(path)); err != nil {
 		return failed("blob folder", bare(err))
 	}
 	tmp := path + "." + newRandom() + unfinished
@@ -114,6 +166,7 @@ func (f *folder) Put(ctx context.Context, key string, r io.Reader) error {
 		err = syncDir(filepath.Dir(path))
 	}
 	if err != nil {
+		f.forget(filepath.Dir(path))
 		_ = os.Remove(tmp)
 		return failed("write blob", bare(err))
 	}
@@ -148,6 +201,9 @@ func (f *folder) Open(_ context.Context, key string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	r, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && f.present() != nil {
+		return nil, errGone
+	}
 	if err != nil {
 		return nil, failed("open blob", bare(err))
 	}

@@ -59,7 +59,8 @@ func (q *Queue) openIndex(ctx context.Context) error {
 			return failed("wrap index key", err)
 		}
 		err = q.d.Tx(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			_, err := q.exec(ctx, tx, "INSERT INTO queue_meta (name, val) VALUES ('index', ?) ON CONFLICT (name) DO NOTHING", wrapped)
+			_, err := q.exec(ctx, tx, `INSERT INTO queue_meta (name, num, val) VALUES ('index', ?, ?)
+				ON CONFLICT (name) DO NOTHING`, micros(q.o.Now()), wrapped)
 			if err != nil {
 				return err
 			}

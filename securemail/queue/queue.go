@@ -27,6 +27,8 @@ const (
 	minKeep      = 24 * time.Hour
 	eventsKeep   = 7 * 24 * time.Hour
 	maxHold      = 30 * time.Minute // a heartbeat renews no lease for longer
+	maxLease     = time.Hour
+	wrongClock   = 2 * time.Hour // what lies further ahead than it can was written by a clock that was wrong
 	blobGrace    = 48 * time.Hour
 )
 
@@ -39,7 +41,7 @@ type Options struct {
 	// Blobs keeps bodies over 64 KiB; nil: they too lie in the database. It must answer an unknown key with an error that
 	// Is fs.ErrNotExist. Blobs that a crash left without a row are removed after 48 h if it is a [BlobLister].
 	Blobs securemail.BlobStore
-	// Lease is how long a parcel stays with a worker that gives no sign of life; 0: 15 s, at least 1 s.
+	// Lease is how long a parcel stays with a worker that gives no sign of life; 0: 15 s, at least 1 s, at most 1 h.
 	Lease time.Duration
 	// Keep is how long the status of a parcel that ended can be found, and its idempotency key is known; 0: 30 days, at
 	// least 24 h.
@@ -141,6 +143,9 @@ func (q *Queue) defaults() error {
 		if *f.v < f.least || *f.v < 0 {
 			errs = append(errs, fmt.Errorf("queue: option %s is below %v", f.name, f.least))
 		}
+	}
+	if q.o.Lease > maxLease {
+		errs = append(errs, fmt.Errorf("queue: option Lease is above %v", maxLease))
 	}
 	if q.o.Owner == "" {
 		q.o.Owner = "process/" + newRandom()

@@ -127,10 +127,31 @@ func (q *Queue) sweepIsDue() bool {
 func (q *Queue) sweep(ctx context.Context) {
 	now := q.o.Now()
 	for what, f := range map[string]func(context.Context, time.Time) error{
-		"events": q.purgeEvents, "submissions": q.purgeSubmissions, "bodies": q.purgeBodies, "blobs": q.purgeBlobs,
+		"times": q.mendTimes, "events": q.purgeEvents, "submissions": q.purgeSubmissions, "bodies": q.purgeBodies, "blobs": q.purgeBlobs,
 	} {
 		if err := f(ctx, now); err != nil && ctx.Err() == nil {
 			q.log.WarnContext(ctx, "queue: old rows or blobs not removed; trying again in an hour", "what", what)
+		}
+	}
+}
+
+// mendTimes makes due what was accepted under a clock that was far ahead, and would wait until that time comes.
+func (q *Queue) mendTimes(ctx context.Context, now time.Time) error {
+	for {
+		ids, err := q.strings(ctx, q.db, "SELECT id FROM queue_parcel WHERE due>? AND due>not_before AND state='accepted' LIMIT ?",
+			micros(now.Add(wrongClock)), sweepPage)
+		if err != nil || len(ids) == 0 {
+			return err
+		}
+		slices.Sort(ids)
+		at := micros(now)
+		err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			_, err := q.exec(ctx, tx, `UPDATE queue_parcel SET due=CASE WHEN not_before>? THEN not_before ELSE ? END, rev=rev+1
+				WHERE due>not_before AND state='accepted' AND id IN (`+marks(len(ids))+")", anys([]any{at, at}, ids)...)
+			return err
+		})
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -195,6 +216,19 @@ func (q *Queue) purgeBlobs(ctx context.Context, now time.Time) error {
 	lister, ok := q.o.Blobs.(BlobLister)
 	if !ok {
 		return nil
+	}
+	var made int64
+	if err := q.db.QueryRowContext(ctx, "SELECT num FROM queue_meta WHERE name='index'").Scan(&made); err != nil {
+		return err
+	}
+	for key, err := range lister.List(ctx, time.UnixMicro(made).Add(-wrongClock)) {
+		if err != nil {
+			return err
+		}
+		if id := strings.ReplaceAll(key, "/", ""); len(id) == 26 && blobKey(id) == key {
+			q.log.WarnContext(ctx, "queue: blobs are older than the database, so they may be another's; none is removed")
+			return nil
+		}
 	}
 	for key, err := range lister.List(ctx, now.Add(-blobGrace)) {
 		if err != nil {

@@ -3,7 +3,7 @@ package queue
 // schema is the list of migrations; steps are only ever added. Times are microseconds since 1970 in UTC, 0 for none.
 //
 //   - queue_meta: "epoch" counts the starts of queues, "seq" is the last event number given (PostgreSQL), "index" holds the
-//     wrapped key of the keyed hashes.
+//     wrapped key of the keyed hashes, and when it was made.
 //   - queue_key: one data key, wrapped. Its id is the submission's, or a random one for events that a part added.
 //     idem is the keyed hash of the idempotency key, answer the sealed digest.
 //   - queue_body: one body that the parcels of a submission share: sealed bytes, or NULL where they lie in the blob store.

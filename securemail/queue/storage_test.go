@@ -219,9 +219,9 @@ func TestSweep(t *testing.T) {
 			r.sweep()
 			require.Len(t, files(t, dir), 4, "young files stay")
 			for _, f := range files(t, dir) {
-				old := r.clock().Add(-49 * time.Hour)
-				require.NoError(t, os.Chtimes(f, old, old))
+				require.NoError(t, os.Chtimes(f, r.clock(), r.clock()))
 			}
+			r.pass(49 * time.Hour)
 			r.sweep()
 			require.Len(t, files(t, dir), 2, "the accepted one, and one that is not ours")
 

@@ -89,8 +89,9 @@ func (q *Queue) due(ctx context.Context, db querier, now time.Time, max int) ([]
 			break
 		}
 		below = prio.Int64
-		more, err := q.strings(ctx, db, `SELECT id FROM queue_parcel WHERE due>0 AND priority=? AND due<=? AND lease_until<=?
-			ORDER BY due, id LIMIT ?`+lock, below, micros(now), micros(q.o.Now()), max-len(ids))
+		more, err := q.strings(ctx, db, `SELECT id FROM queue_parcel WHERE due>0 AND priority=? AND due<=?
+			AND (lease_until<=? OR lease_until>?) ORDER BY due, id LIMIT ?`+lock,
+			below, micros(now), micros(q.o.Now()), micros(q.o.Now().Add(wrongClock)), max-len(ids))
 		if err != nil {
 			return nil, err
 		}

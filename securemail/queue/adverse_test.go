@@ -1,0 +1,132 @@
+package queue_test
+
+import (
+	"math"
+	"os"
+
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/postseal/postseal/securemail"
+)
+
+// What was accepted, and what was leased by a worker that is gone, while the clock was a year ahead, comes when it is right
+// again.
+func TestClockWasAhead(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		const year = 365 * 24 * time.Hour
+		r.pass(year)
+		leased := r.put(1).Parcels[0].ID
+		require.Len(t, r.take(r.open(r.again(), "gone"), 1), 1)
+		accepted := r.put(1).Parcels[0].ID
+		later := r.batch(1)
+		later.Parcels[0].NotBefore = r.clock().Add(-year + 24*time.Hour)
+		_, err := r.Put(t.Context(), later)
+		require.NoError(t, err)
+		r.pass(-year)
+		require.Empty(t, r.take(r.Queue, 9))
+		r.sweep()
+		var ids []securemail.ParcelID
+		for _, l := range r.take(r.Queue, 9) {
+			ids = append(ids, l.Parcel.ID)
+			require.NoError(t, r.Mark(t.Context(), r.mark(l, securemail.StateDelivered)))
+		}
+		require.ElementsMatch(t, []securemail.ParcelID{leased, accepted}, ids)
+		r.pass(25 * time.Hour)
+		require.Len(t, r.take(r.Queue, 9), 1, "NotBefore holds")
+	})
+}
+
+// A clock that goes back an hour takes no lease from a worker, and none for ever.
+func TestClockGoesBack(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		r.put(2)
+		other := r.open(r.again(), "other")
+		l := r.take(other, 1)[0]
+		r.pass(-time.Hour)
+		require.Empty(t, r.take(r.Queue, 9))
+		require.NoError(t, other.Mark(t.Context(), r.mark(l, securemail.StateDelivered)))
+		r.pass(time.Hour + time.Minute)
+		require.Len(t, r.take(r.Queue, 9), 1)
+	})
+}
+
+// A disk that is not mounted holds no mail back for ever: nothing is damaged, and all goes once it is there again.
+func TestBlobFolderAway(t *testing.T) {
+	for name, open := range openers() {
+		t.Run(name, func(t *testing.T) {
+			r, dir := withBlobs(t, open)
+			_, err := r.Put(t.Context(), large(t, r.batch(1)))
+			require.NoError(t, err)
+			away := dir + ".away"
+			for _, mount := range []func(){func() {}, func() { require.NoError(t, os.Mkdir(dir, 0o700)) }} {
+				require.NoError(t, os.Rename(dir, away))
+				mount()
+				q := r.open(r.again(), "")
+				_, err = q.Take(t.Context(), r.clock(), 9, 0)
+				require.ErrorContains(t, err, "mounted")
+				_, err = r.Put(t.Context(), large(t, r.batch(1)))
+				require.ErrorContains(t, err, "mounted", "nothing may be stored under the mount point")
+				require.NoError(t, os.RemoveAll(dir))
+				require.NoError(t, os.Rename(away, dir))
+				r.pass(time.Minute)
+			}
+			ls := r.take(r.open(r.again(), ""), 9)
+			require.Len(t, ls, 1)
+			require.Contains(t, content(t, ls[0].Parcel.Message), "no play")
+		})
+	}
+}
+
+// A new database at the wrong path must not sweep the blobs of the right one.
+func TestForeignBlobsStay(t *testing.T) {
+	r, dir := withBlobs(t, lite)
+	_, err := r.Put(t.Context(), large(t, r.batch(1)))
+	require.NoError(t, err)
+	r.exec("UPDATE queue_meta SET num=num-86400000000 WHERE name='index'") // it is a day older than the wrong one
+	for _, f := range files(t, dir) {
+		at := r.clock().Add(-12 * time.Hour)
+		require.NoError(t, os.Chtimes(f, at, at))
+	}
+	r.pass(30 * 24 * time.Hour)
+	wrong := newRig(t, lite, &r.opts)
+	wrong.now.Store(r.now.Load())
+	wrong.sweep()
+	require.Len(t, files(t, dir), 1)
+	r.sweep()
+	require.Len(t, files(t, dir), 1)
+	require.Len(t, r.take(r.Queue, 1), 1)
+}
+
+// Every number that a caller may give is kept or refused, and nothing else suffers.
+func TestExtremes(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		for _, prio := range []int8{math.MinInt8, math.MaxInt8, 0} {
+			for _, when := range []time.Time{
+				time.Unix(-1<<40, 0), time.Unix(-1, 0), time.Unix(0, 0), time.UnixMicro(1), time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC),
+			} {
+				b := r.batch(1)
+				b.Parcels[0].Priority, b.Parcels[0].NotBefore = prio, when
+				_, err := r.Put(t.Context(), b)
+				_ = err // a year that has no text is refused
+			}
+		}
+		n := r.count("SELECT count(*) FROM queue_parcel")
+		require.GreaterOrEqual(t, n, 12)
+		ls := r.take(r.Queue, 100)
+		require.Len(t, ls, r.count("SELECT count(*) FROM queue_parcel WHERE not_before<1000000000"))
+		require.Equal(t, int8(math.MaxInt8), ls[0].Parcel.Priority)
+		require.Equal(t, int8(math.MinInt8), ls[len(ls)-1].Parcel.Priority)
+		huge := r.batch(1)
+		huge.Parcels[0].Factors = []securemail.Factor{{Kind: "code", Value: securemail.NewSecret(big())}}
+		huge.Parcels[0].Labels = map[string]string{}
+		for range 3000 {
+			huge.Parcels[0].Labels[r.newID("label")] = "x"
+		}
+		_, err := r.Put(t.Context(), huge)
+		require.NoError(t, err)
+		require.Equal(t, huge.Parcels[0].Factors, r.take(r.Queue, 1)[0].Parcel.Factors)
+	})
+}
