@@ -32,7 +32,7 @@ type Why string
 
 // The reasons of a [*KeyError].
 const (
-	WhyMalformed    Why = "malformed"       // no OpenPGP certificate, over 1 MiB, or over 1,000 signatures by its own key
+	WhyMalformed    Why = "malformed"       // no OpenPGP certificate, a broken key in it, over 1 MiB, or over 1,000 self-signatures
 	WhyPrivate      Why = "private"         // a private key where a certificate was expected
 	WhySeveral      Why = "several"         // more than one certificate
 	WhyMismatch     Why = "mismatch"        // not the certificate that Key.Fingerprint names
@@ -107,6 +107,9 @@ func ParseKey(b []byte) (securemail.Key, error) {
 	sub, err := e.EncryptionKeyWithError(time.Time{}, forever) // the zero time: checks of time are left out
 	if err != nil {
 		return securemail.Key{}, &KeyError{why(e, err, time.Time{}), key.Fingerprint}
+	}
+	if err := sealable(sub, forever); err != nil {
+		return securemail.Key{}, err
 	}
 	key.NotAfter = earlier(expiry(e.PrimaryKey, sub.PrimarySelfSignature), latestSubkey(e, sub, forever))
 	return key, nil
@@ -203,7 +206,16 @@ func usable(e *openpgp.Entity, cfg *packet.Config) (openpgp.Key, error) {
 	if err != nil {
 		return openpgp.Key{}, &KeyError{why(e, err, cfg.Now()), fingerprint(e.PrimaryKey)}
 	}
-	return sub, nil
+	return sub, sealable(sub, cfg)
+}
+
+// sealable tries sub, since some faults show only in use, such as a point of low order. Found later they would be a fault
+// of the message, and keep the recipient's other keys and the next Choice from it.
+func sealable(sub openpgp.Key, cfg *packet.Config) error {
+	if packet.SerializeEncryptedKeyAEAD(io.Discard, sub.PublicKey, packet.CipherAES256, false, make([]byte, 32), cfg) != nil {
+		return &KeyError{WhyMalformed, fingerprint(sub.Entity.PrimaryKey)}
+	}
+	return nil
 }
 
 // why finds the reason behind go-crypto's error. At the zero time nothing is expired.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/ecdh"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
 	"github.com/stretchr/testify/require"
@@ -531,6 +532,28 @@ func TestAnOlderSubkeyStandsInForAnExpiredOne(t *testing.T) {
 	s, err := encryptor(t, nil).Encrypt(t.Context(), job(t, public(t, e)))
 	require.NoError(t, err)
 	require.Equal(t, hex.EncodeToString(e.Subkeys[0].PublicKey.Fingerprint), s.Detail["subkey"])
+}
+
+// TestAKeyThatNothingCanBeSealedTo: the point of order 1 is bound by a good signature, and shows only when it is used. It
+// is a fault of this key, so that the recipient's others and the next Choice stand in.
+func TestAKeyThatNothingCanBeSealedTo(t *testing.T) {
+	cfg := &packet.Config{Algorithm: packet.PubKeyAlgoEdDSA}
+	e, _, _ := entity(t, cfg)
+	sub := &e.Subkeys[0]
+	point := *sub.PublicKey.PublicKey.(*ecdh.PublicKey)
+	point.Point = make([]byte, 32)
+	sub.PublicKey = packet.NewECDHPublicKey(sub.PublicKey.CreationTime, &point)
+	sub.PublicKey.IsSubkey = true
+	require.NoError(t, sub.Bindings[0].Packet.SignKey(sub.PublicKey, e.PrivateKey, cfg))
+	bad := public(t, e)
+	_, err := encryptor(t, nil).Encrypt(t.Context(), job(t, bad))
+	require.ErrorIs(t, err, securemail.ErrNoKey)
+	secret, good := pair(t, "anna@example.org")
+	s, err := encryptor(t, nil).Encrypt(t.Context(), job(t, bad, good))
+	require.NoError(t, err)
+	require.Equal(t, []string{good.Fingerprint}, s.Keys)
+	_, err = pgp.Open(t.Context(), s.Message, &pgp.OpenOptions{Keys: []securemail.Secret{secret}})
+	require.NoError(t, err)
 }
 
 // TestTheClockIsReadOnce: a key that expires while a message is sealed is not named for one that was used.
