@@ -280,27 +280,35 @@ func TestNewFailsWithoutDatabaseOrRing(t *testing.T) {
 // brokenRing fails from its call number after on.
 type brokenRing struct {
 	securemail.KeyRing
+	mu           sync.Mutex // guards calls
 	after, calls int
+}
+
+func (b *brokenRing) broken() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.calls++
+	return b.calls > b.after
 }
 
 var errRing = errors.New("ring: away")
 
 func (b *brokenRing) Wrap(ctx context.Context, k []byte, s ...string) ([]byte, error) {
-	if b.calls++; b.calls > b.after {
+	if b.broken() {
 		return nil, errRing
 	}
 	return b.KeyRing.Wrap(ctx, k, s...)
 }
 
 func (b *brokenRing) Unwrap(ctx context.Context, w []byte) ([]byte, error) {
-	if b.calls++; b.calls > b.after {
+	if b.broken() {
 		return nil, errRing
 	}
 	return b.KeyRing.Unwrap(ctx, w)
 }
 
 func (b *brokenRing) Destroy(ctx context.Context, s string) (securemail.Destruction, error) {
-	if b.calls++; b.calls > b.after {
+	if b.broken() {
 		return securemail.Destruction{}, errRing
 	}
 	return b.KeyRing.Destroy(ctx, s)

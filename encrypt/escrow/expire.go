@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
@@ -92,21 +93,29 @@ func (e *Escrow) Sweep(ctx context.Context) error {
 		if err != nil {
 			return errors.Join(append(errs, err)...)
 		}
-		for _, r := range rs {
-			after = r.id
-			state := r.state
-			if state == stateOpen {
-				state = stateExpired
-			}
-			by := securemail.Actor{Tenant: r.tenant, ID: "escrow", Kind: "part"}
-			if err := e.end(ctx, r, state, by); err != nil {
-				errs = append(errs, err)
-			}
-		}
+		errs = append(errs, e.endAll(ctx, rs)...)
 		if len(rs) < sweepBatch {
 			return errors.Join(errs...)
 		}
+		after = rs[len(rs)-1].id
 	}
+}
+
+// endAll ends rs at once: a key ring shares the work of destructions that come together, and one by one each may cost a
+// whole new ledger.
+func (e *Escrow) endAll(ctx context.Context, rs []*row) []error {
+	errs := make([]error, len(rs))
+	var wg sync.WaitGroup
+	for i, r := range rs {
+		state := r.state
+		if state == stateOpen {
+			state = stateExpired
+		}
+		by := securemail.Actor{Tenant: r.tenant, ID: "escrow", Kind: "part"}
+		wg.Go(func() { errs[i] = e.end(ctx, r, state, by) })
+	}
+	wg.Wait()
+	return errs
 }
 
 // due lists deposits that are over but still hold a key, in order of id.

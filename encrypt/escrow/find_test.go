@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -314,6 +316,38 @@ func TestExpiry(t *testing.T) {
 	d, err = r.e.Find(t.Context(), l2)
 	require.NoError(t, err)
 	require.True(t, d.Live()) // AccessUntil wins
+}
+
+// Deposits that expire together cost the key ring few new ledgers, not one each.
+func TestSweepSharesDestructions(t *testing.T) {
+	counted := &countingRing{}
+	r := open(t, func(o *escrow.Options) { o.Expiry = time.Hour })
+	counted.KeyRing = r.ring
+	e, err := escrow.New(t.Context(), r.db, counted, &escrow.Options{BaseURL: "https://mail.example.org", Now: func() time.Time { return r.now }})
+	require.NoError(t, err)
+	for i := range 30 {
+		r.deposit(fmt.Sprint("p", i), factor("code", canaryCode))
+	}
+	r.now = r.now.Add(2 * time.Hour)
+	require.NoError(t, e.Sweep(t.Context()))
+	require.Greater(t, counted.most.Load(), int64(1))
+	var n int
+	require.NoError(t, r.db.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM escrow_deposit WHERE length(wrapped)>0").Scan(&n))
+	require.Zero(t, n)
+}
+
+// countingRing counts how many destructions are under way at once.
+type countingRing struct {
+	securemail.KeyRing
+	now, most atomic.Int64
+}
+
+func (c *countingRing) Destroy(ctx context.Context, scope string) (securemail.Destruction, error) {
+	n := c.now.Add(1)
+	defer c.now.Add(-1)
+	for old := c.most.Load(); n > old && !c.most.CompareAndSwap(old, n); old = c.most.Load() {
+	}
+	return c.KeyRing.Destroy(ctx, scope)
 }
 
 func TestSweepGoesOnAfterFaults(t *testing.T) {
