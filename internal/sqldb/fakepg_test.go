@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -21,6 +22,7 @@ type script struct {
 	mu      sync.Mutex // guards all
 	answers map[string]string
 	said    []string
+	commit  error // what COMMIT answers
 }
 
 func (s *script) tell(q string) (string, bool) {
@@ -39,7 +41,7 @@ type scripted script
 func (c *scripted) Prepare(string) (driver.Stmt, error) { return nil, errors.ErrUnsupported }
 func (c *scripted) Close() error                        { return nil }
 func (c *scripted) Begin() (driver.Tx, error)           { return c, nil }
-func (c *scripted) Commit() error                       { (*script)(c).tell("COMMIT"); return nil }
+func (c *scripted) Commit() error                       { (*script)(c).tell("COMMIT"); return c.commit }
 func (c *scripted) Rollback() error                     { (*script)(c).tell("ROLLBACK"); return nil }
 
 func (c *scripted) BeginTx(context.Context, driver.TxOptions) (driver.Tx, error) { return c, nil }
@@ -110,4 +112,23 @@ func TestForeignDatabase(t *testing.T) {
 	_, db := scriptedDB(t, "8.0.36 MySQL")
 	_, err := sqldb.Of(t.Context(), db)
 	require.ErrorContains(t, err, "neither")
+}
+
+// A server that is shut down may say so after it has made the commit.
+func TestErrorOfCommit(t *testing.T) {
+	s, db := scriptedDB(t, "PostgreSQL 15.1")
+	d, err := sqldb.Of(t.Context(), db)
+	require.NoError(t, err)
+	for answer, uncertain := range map[error]bool{
+		state("57P01"): true, state("57014"): true, state("08006"): true, state("XX000"): true, state("58030"): true,
+		driver.ErrBadConn: true, code(10): true, code(11): true,
+		state("23505"): false, state("40001"): false, state("53100"): false, code(13): false,
+	} {
+		s.commit = answer
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		err := d.Tx(ctx, func(context.Context, *sql.Tx) error { return nil })
+		cancel()
+		require.Error(t, err)
+		require.Equal(t, uncertain, errors.Is(err, sqldb.ErrUncertain), "%v", answer)
+	}
 }
