@@ -5,9 +5,11 @@ package queue_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/sqldb"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/queue"
 )
@@ -133,4 +136,100 @@ func TestPostgresListen(t *testing.T) {
 	require.Len(t, r.take(r.Queue, 1), 1)
 	cancel()
 	require.NoError(t, <-done)
+}
+
+// Hosts that ask for more isolation get mail, or an error that their own repeat mends, and never two mails for one key.
+func TestPostgresHostsIsolation(t *testing.T) {
+	for _, level := range []sql.IsolationLevel{sql.LevelRepeatableRead, sql.LevelSerializable} {
+		r := newRig(t, servers()["postgres"], nil)
+		var accepted atomic.Int64
+		var wg sync.WaitGroup
+		for range 8 {
+			for k := range 4 {
+				b := r.batch(1)
+				b.Key, b.Digest = fmt.Sprint(k), [32]byte{byte(k)}
+				wg.Go(func() {
+					for {
+						first, err := putTx(t.Context(), r, level, b)
+						if sqldb.IsBusy(err) {
+							continue
+						}
+						if err != nil {
+							t.Error(err)
+						} else if first {
+							accepted.Add(1)
+						}
+						return
+					}
+				})
+			}
+		}
+		wg.Wait()
+		require.EqualValues(t, 4, accepted.Load())
+		require.Len(t, r.take(r.Queue, 100), 4)
+	}
+}
+
+func putTx(ctx context.Context, r *rig, level sql.IsolationLevel, b *securemail.Batch) (first bool, err error) {
+	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{Isolation: level})
+	if err != nil {
+		return false, err
+	}
+	defer tx.Rollback()
+	sub, err := r.PutTx(ctx, tx, b)
+	if err != nil {
+		return false, err
+	}
+	return !sub.Repeated, tx.Commit()
+}
+
+// Backends that are killed at random lose nothing that was accepted, and what was not accepted leaves nothing.
+func TestPostgresBackendsDie(t *testing.T) {
+	r := newRig(t, servers()["postgres"], nil)
+	killer := r.again()
+	stop := make(chan struct{})
+	var killing, wg sync.WaitGroup
+	killing.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				_, _ = killer.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+					WHERE pid<>pg_backend_pid() AND (query LIKE '%INTO queue_%' OR query ILIKE 'commit%' OR query LIKE '%lock_timeout%') ORDER BY random() LIMIT 2`)
+			}
+		}
+	})
+	var mu sync.Mutex
+	answers := make(map[string]error)
+	for range 16 {
+		wg.Go(func() {
+			for range 40 {
+				b := r.batch(1)
+				_, err := r.Put(t.Context(), b)
+				mu.Lock()
+				answers[b.Submission] = err
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	close(stop)
+	killing.Wait()
+	accepted, unknown, check := 0, 0, r.again()
+	for id, err := range answers {
+		var n int
+		require.NoError(t, check.QueryRow("SELECT count(*) FROM queue_parcel WHERE submission=$1", id).Scan(&n))
+		switch {
+		case err == nil:
+			accepted++
+			require.Equal(t, 1, n, "accepted and lost")
+		case errors.Is(err, queue.ErrUnknown):
+			unknown++
+		default:
+			require.Zero(t, n, "%v", err)
+		}
+	}
+	t.Log(len(answers), "put,", accepted, "accepted,", unknown, "unknown")
+	require.Positive(t, accepted)
 }
