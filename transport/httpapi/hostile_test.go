@@ -19,13 +19,14 @@ import (
 )
 
 // headOnly answers when it has the header, and takes what comes without ever looking at it.
-func headOnly(answer string, seen *atomic.Int64) func(c net.Conn) {
+func headOnly(answer string, said chan struct{}, seen *atomic.Int64) func(c net.Conn) {
 	return func(c net.Conn) {
 		br := bufio.NewReader(c)
 		if _, err := http.ReadRequest(br); err != nil {
 			return
 		}
 		_, _ = io.WriteString(c, answer)
+		close(said)
 		n, _ := io.Copy(io.Discard, br)
 		seen.Add(n)
 	}
@@ -41,10 +42,10 @@ func TestAnswerBeforeTheLastOctet(t *testing.T) {
 		"nonsense\r\n\r\n": securemail.FateRetry,
 	} {
 		var seen atomic.Int64
-		tr := raw(t, httpapi.Options{Timeout: time.Second}, headOnly(answer, &seen))
-		s := shipment(t, strings.Repeat(strings.Repeat("x", 70)+"\r\n", 100))
-		// The answer is there when the message's end is read.
-		s.Message = slowMessage(t, 300*time.Millisecond)
+		said := make(chan struct{})
+		tr := raw(t, httpapi.Options{}, headOnly(answer, said, &seen))
+		s := shipment(t, "x\r\n")
+		s.Message = slowMessage(t, said) // the answer is there before the message's end
 		intends := 0
 		s.OnIntend = func(context.Context) error { intends++; return nil }
 		_, err := tr.Deliver(t.Context(), s)
@@ -56,6 +57,7 @@ func TestAnswerBeforeTheLastOctet(t *testing.T) {
 
 // Interim answers are no answers.
 func TestInterimAnswers(t *testing.T) {
+	said := make(chan struct{})
 	tr := raw(t, httpapi.Options{}, func(c net.Conn) {
 		br := bufio.NewReader(c)
 		req, err := http.ReadRequest(br)
@@ -63,22 +65,24 @@ func TestInterimAnswers(t *testing.T) {
 			return
 		}
 		_, _ = io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+		close(said)
 		_, _ = io.Copy(io.Discard, req.Body)
 		_, _ = io.WriteString(c, "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 	})
 	s := shipment(t, "x\r\n")
-	s.Message = slowMessage(t, 200*time.Millisecond)
+	s.Message = slowMessage(t, said)
 	_, err := tr.Deliver(t.Context(), s)
 	require.NoError(t, err)
 }
 
-// slow is a Source whose last octets come late when it is opened again.
+// slow is a Source whose last octets come when more is closed, if it is opened again.
 type slow struct {
-	wait  time.Duration
+	more  chan struct{}
 	opens *atomic.Int64
 }
 
-const slowText = "Subject: x\r\n\r\nhello\r\n"
+// slowText is longer than what the transport holds back.
+var slowText = "Subject: x\r\n\r\n" + strings.Repeat(strings.Repeat("x", 70)+"\r\n", 2000)
 
 func (s slow) Size() int64 { return int64(len(slowText)) }
 
@@ -86,17 +90,17 @@ func (s slow) Open() (io.ReadCloser, error) {
 	if s.opens.Add(1) == 1 {
 		return io.NopCloser(strings.NewReader(slowText)), nil
 	}
-	big := io.MultiReader(strings.NewReader(slowText[:5]), late{s.wait}, strings.NewReader(slowText[5:]))
-	return io.NopCloser(big), nil
+	const early = 100 << 10
+	return io.NopCloser(io.MultiReader(strings.NewReader(slowText[:early]), late(s.more), strings.NewReader(slowText[early:]))), nil
 }
 
-type late struct{ wait time.Duration }
+type late <-chan struct{}
 
-func (l late) Read([]byte) (int, error) { time.Sleep(l.wait); return 0, io.EOF }
+func (l late) Read([]byte) (int, error) { <-l; return 0, io.EOF }
 
-func slowMessage(t *testing.T, wait time.Duration) *securemail.Message {
+func slowMessage(t *testing.T, more chan struct{}) *securemail.Message {
 	t.Helper()
-	m, err := securemail.NewMessage(slow{wait, new(atomic.Int64)})
+	m, err := securemail.NewMessage(slow{more, new(atomic.Int64)})
 	require.NoError(t, err)
 	return m
 }

@@ -269,6 +269,19 @@ func TestFloorsByWhatTheFarEndSaw(t *testing.T) {
 	require.Equal(t, len(wires)*len(roads)*len(pasts)*8, cells)
 }
 
+// An id goes into records: one that quotes the recipient is none.
+func TestIDThatQuotesTheRecipient(t *testing.T) {
+	for text, want := range map[string]string{
+		"2.0.0 queued as 4QabcX": "4QabcX", "2.0.0 queued as " + canary: "", "OK id=x-" + strings.ToUpper(canary) + "-1": "",
+	} {
+		l := newLab(t)
+		l.mx(smtppeer.Options{On: on(smtppeer.StageDot, smtppeer.Action{Code: 250, Text: text})})
+		r, err := l.deliver(l.transport(nil), anyway)
+		require.NoError(t, err)
+		require.Equal(t, want, r.RemoteID)
+	}
+}
+
 // Sessions of different demands share no tickets: each handshake is whole.
 func TestNoSessionTickets(t *testing.T) {
 	l := newLab(t)

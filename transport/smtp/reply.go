@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"io"
 	"strings"
+
+	"github.com/postseal/postseal/securemail"
 )
 
 // Bounds of a reply. RFC 5321 section 4.5.3.1.5 asks for lines of 512 octets; it bounds neither lines nor octets of a
@@ -163,6 +165,16 @@ func (r reply) queueID() string {
 		return idWord(before[bytes.LastIndexByte(before, ' ')+1:])
 	}
 	return ""
+}
+
+// minQuote is what a local part must have so that its octets are no chance in an id.
+const minQuote = 4
+
+// quotes says that id holds the local part of a: ids go into records, and addresses do not.
+func quotes(id string, a securemail.Address) bool {
+	local := a.Reveal()
+	local = strings.ToLower(local[:max(strings.LastIndexByte(local, '@'), 0)])
+	return len(local) >= minQuote && strings.Contains(strings.ToLower(id), local)
 }
 
 func idWord(b []byte) string {

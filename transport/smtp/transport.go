@@ -186,6 +186,9 @@ func (t *Transport) send(ctx context.Context, j *job, c *conn) (*securemail.Rece
 		f.Wire = w
 		return nil, f
 	}
+	if quotes(id, j.Recipient.Address) {
+		id = ""
+	}
 	return &securemail.Receipt{Wire: w, Time: t.now(), Peer: c.host.name, RemoteID: id}, nil
 }
 
