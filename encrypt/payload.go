@@ -35,7 +35,8 @@ var userFacing = []string{
 // a multipart/mixed, since Thunderbird shows a protected subject only on a multipart. The body is octet by octet the
 // original's.
 //
-// The Source reads the original's body anew for each Open. Errors are those of [Outer] about p.
+// The Source reads the original's body anew for each Open. Its header is up to twice the original's, so that Restore refuses
+// what came of a header over 128 KiB, as [securemail.NewMessage] does. Errors are those of [Outer] about p.
 func Payload(p *securemail.Parcel) (securemail.Source, error) {
 	outer, err := outerFields(p)
 	if err != nil {
