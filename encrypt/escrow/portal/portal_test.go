@@ -542,7 +542,7 @@ func TestScannersConsumeNothing(t *testing.T) {
 	r := newRig(t)
 	link := r.put("p1", deposit{profile: "code-by-mail", factors: []securemail.Factor{withCode, withQuestion}})
 	action := regexp.MustCompile(`name="([a-z_]+)"(?: type="[a-z]+")?(?: value="([a-z]*)")?`)
-	for round := range 20 {
+	for round := range 8 {
 		b := r.browser()
 		b.ask(http.MethodHead, link)
 		page := b.get(link)
