@@ -38,6 +38,7 @@ func (m *Mailer) caller(ctx context.Context) (context.Context, Actor, Tenant, er
 	if a.ID == "" || a.Kind == "" {
 		return ctx, Actor{}, Tenant{}, fmt.Errorf("securemail: no actor: %w", ErrDenied)
 	}
+	a = tidyActor(a)
 	ctx = WithActor(ctx, a)
 	if m.c.Tenants == nil {
 		if a.Tenant != "" {
@@ -51,6 +52,9 @@ func (m *Mailer) caller(ctx context.Context) (context.Context, Actor, Tenant, er
 	t, err := m.c.Tenants.Tenant(ctx, a.Tenant)
 	if err != nil {
 		return ctx, a, Tenant{}, fmt.Errorf("securemail: tenant: %w", err)
+	}
+	if t.ID != "" && t.ID != a.Tenant {
+		return ctx, a, Tenant{}, fmt.Errorf("securemail: another tenant than asked for: %w", ErrTenant)
 	}
 	return ctx, a, t, nil
 }

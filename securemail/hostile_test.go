@@ -355,3 +355,44 @@ func TestDeliveredHasNoFailure(t *testing.T) {
 	require.Empty(t, st.Failure)
 	require.True(t, slices.ContainsFunc(st.Reasons, func(r securemail.Reason) bool { return r.Rule == "choice/tls" }))
 }
+
+func TestClockSetBackEndsThePass(t *testing.T) {
+	k := securemailtest.New(t, nil)
+	n := 0
+	k = securemailtest.New(t, func(c *securemail.Config) {
+		c.Transport = securemail.TransportFunc(func(context.Context, *securemail.Shipment) (*securemail.Receipt, error) {
+			if n++; n == 1 {
+				k.Clock.Advance(-time.Hour)
+			}
+			if n > 100 {
+				panic("the pass does not end")
+			}
+			return nil, errFlaky
+		})
+	})
+	send(t, k, draft("a@x.example"))
+	require.Equal(t, 1, k.Pass(t))
+}
+
+func TestSendBatchStopsWithItsContext(t *testing.T) {
+	k := securemailtest.New(t, func(c *securemail.Config) {
+		c.Classifier = classifier(func(*securemail.Draft) (securemail.Class, error) { panic("asked") })
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	rs := k.SendBatch(ctx, []*securemail.Draft{draft("a@x.example")})
+	require.ErrorIs(t, rs[0].Err, context.Canceled)
+}
+
+type wrongTenants struct{}
+
+func (wrongTenants) Tenant(context.Context, string) (securemail.Tenant, error) {
+	return securemail.Tenant{ID: "north", From: []string{"*"}}, nil
+}
+
+func TestTenantsMustAnswerWhatWasAsked(t *testing.T) {
+	k := securemailtest.New(t, func(c *securemail.Config) { c.Tenants = wrongTenants{} })
+	ctx := securemail.WithActor(context.Background(), securemail.Actor{Tenant: "south", ID: "u", Kind: "person"})
+	_, err := k.Send(ctx, draft("a@x.example"))
+	require.ErrorIs(t, err, securemail.ErrTenant)
+}

@@ -60,10 +60,14 @@ var errPartEnded = errors.New("securemail: before it was told to")
 // their own state, not in the error.
 func (m *Mailer) RunDue(ctx context.Context) (int, error) {
 	defer m.served()()
-	now, n := m.c.Now(), 0
+	now, n := m.c.Now().Round(0), 0
 	stopBeat := m.heartbeat(ctx)
 	var errs []error
 	for ctx.Err() == nil {
+		// A clock set back makes what was just deferred look due at the old time.
+		if back := m.c.Now().Round(0); back.Before(now) {
+			now = back
+		}
 		ls, err := m.c.Queue.Take(ctx, now, m.c.Workers, 0)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("securemail: take: %w", err))

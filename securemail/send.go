@@ -46,7 +46,8 @@ func (m *Mailer) SendTx(ctx context.Context, tx *sql.Tx, d *Draft) (*Submission,
 	return answer(sub)
 }
 
-// SendBatch sends many drafts, each for itself, several at a time; the results are in the order of ds.
+// SendBatch sends many drafts, each for itself, several at a time; the results are in the order of ds. Where ctx ends,
+// those not begun have its error.
 func (m *Mailer) SendBatch(ctx context.Context, ds []*Draft) []SendResult {
 	out := make([]SendResult, len(ds))
 	next := make(chan int)
@@ -69,6 +70,9 @@ func (m *Mailer) SendBatch(ctx context.Context, ds []*Draft) []SendResult {
 // sendOne runs in a goroutine of its own, where the caller could not recover from a panic of a part.
 func (m *Mailer) sendOne(ctx context.Context, d *Draft) (r SendResult) {
 	defer m.contain(func() { r = SendResult{Err: errPanic} })
+	if err := ctx.Err(); err != nil {
+		return SendResult{Err: err}
+	}
 	r.Submission, r.Err = m.Send(ctx, d)
 	return r
 }
@@ -196,7 +200,7 @@ func (m *Mailer) classify(ctx context.Context, d *Draft, msg *Message) (Class, e
 
 // slip is what all parcels of d have in common.
 func (m *Mailer) slip(d *Draft, a Actor, from Contact, submission string) Slip {
-	from.Attrs, a.Roles = maps.Clone(from.Attrs), slices.Clone(a.Roles)
+	from.Attrs = maps.Clone(from.Attrs)
 	return Slip{
 		Submission: submission, Actor: a, From: from, ReturnPath: d.ReturnPath, Subjects: slices.Clone(d.Subjects),
 		Purpose: d.Purpose, Escalate: d.Escalate, Track: d.Track, Priority: d.Priority, Labels: maps.Clone(d.Labels),

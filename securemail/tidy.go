@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // What parts and far ends say is stored and logged as text. Octets that are no UTF-8 could be written there and not read
@@ -32,6 +33,9 @@ func tidyStatus(st Status) Status {
 	st.Policy, st.Failure, st.Reasons = tidyText(st.Policy), tidyText(st.Failure), tidyReasons(st.Reasons)
 	if st.Receipt != nil {
 		r := *st.Receipt
+		if badTime(r.Time) {
+			r.Time = st.Changed
+		}
 		r.Peer, r.RemoteID, r.Reasons = tidyText(r.Peer), tidyText(r.RemoteID), tidyReasons(r.Reasons)
 		st.Receipt = &r
 	}
@@ -50,6 +54,9 @@ func tidyStatus(st Status) Status {
 func tidyKeys(ks []Key) []Key {
 	for i := range ks {
 		k := &ks[i]
+		if badTime(k.NotAfter) { // they have not expired, so it is far away
+			k.NotAfter = time.Time{}
+		}
 		k.Fingerprint, k.Origin, k.Capabilities = tidyText(k.Fingerprint), tidyText(k.Origin), tidyTexts(k.Capabilities)
 	}
 	return ks
@@ -61,4 +68,16 @@ func tidyClass(c Class) Class {
 		c.Findings[i].Rule, c.Findings[i].Part = tidyText(f.Rule), tidyText(f.Part)
 	}
 	return c
+}
+
+// tidyActor is for what a host took from a request, such as its User-Agent.
+func tidyActor(a Actor) Actor {
+	a.Tenant, a.ID, a.Kind, a.Purpose, a.Roles = tidyText(a.Tenant), tidyText(a.ID), tidyText(a.Kind), tidyText(a.Purpose), tidyTexts(a.Roles)
+	a.Auth.Method, a.Auth.Session = tidyText(a.Auth.Method), tidyText(a.Auth.Session)
+	if badTime(a.Auth.At) {
+		a.Auth.At = time.Time{}
+	}
+	o := &a.Origin
+	o.Device, o.Posture, o.Network, o.Place = tidyText(o.Device), tidyText(o.Posture), tidyText(o.Network), tidyText(o.Place)
+	return a
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -13,7 +14,7 @@ import (
 
 // TestOctetsThatAreNoTextStopNothing: what a part or a far end says must not make the log unreadable for everybody.
 func TestOctetsThatAreNoTextStopNothing(t *testing.T) {
-	for _, where := range []string{"failure", "receipt", "policy", "stage", "key", "class"} {
+	for _, where := range []string{"failure", "receipt", "policy", "stage", "key", "class", "actor", "time"} {
 		t.Run(where, func(t *testing.T) {
 			s := open(t, filepath.Join(t.TempDir(), "m.db"), &preset.Options{Override: func(c *securemail.Config) {
 				c.Transport = securemail.TransportFunc(func(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
@@ -30,10 +31,13 @@ func TestOctetsThatAreNoTextStopNothing(t *testing.T) {
 					if where == "receipt" {
 						r.RemoteID, r.Peer = "\xff", "\xff"
 					}
+					if where == "time" {
+						r.Time = time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC)
+					}
 					return r, nil
 				})
 				c.Keys = securemail.KeySourceFunc(func(context.Context, securemail.Lookup) ([]securemail.Key, error) {
-					return []securemail.Key{{Method: "pgp", Origin: "\xff", Capabilities: []string{"\xff"}}}, nil
+					return []securemail.Key{{Method: "pgp", NotAfter: time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC), Origin: "\xff", Capabilities: []string{"\xff"}}}, nil
 				})
 				if where == "class" {
 					c.Classifier = badWords{}
@@ -49,7 +53,11 @@ func TestOctetsThatAreNoTextStopNothing(t *testing.T) {
 					return d, nil
 				})
 			}})
-			sub, err := s.Send(context.Background(), &securemail.Draft{From: securemail.Mailbox("a@example.org"), To: securemail.To("b@x.example"), Text: "x"})
+			by := securemail.Actor{ID: "u", Kind: "person"}
+			if where == "actor" {
+				by.Origin.Device, by.Roles = "\xff", []string{"\xff"}
+			}
+			sub, err := s.Send(securemail.WithActor(context.Background(), by), &securemail.Draft{From: securemail.Mailbox("a@example.org"), To: securemail.To("b@x.example"), Text: "x"})
 			require.NoError(t, err)
 			_, err = s.RunDue(context.Background())
 			require.NoError(t, err)
