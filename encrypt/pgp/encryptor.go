@@ -39,8 +39,8 @@ type Encryptor struct{ o Options }
 
 var _ securemail.Encryptor = (*Encryptor)(nil)
 
-// New checks o, every fault at once, and makes an Encryptor. Nil options: encrypt only. A signing key that can't be read is
-// an error; one that expires later holds its sender's mail from then on.
+// New checks o, every fault at once, and makes an Encryptor. Nil options: encrypt only. A signing key that can't be read or
+// can't sign is an error; one that expires holds its sender's mail from then on.
 func New(o *Options) (*Encryptor, error) {
 	e := &Encryptor{}
 	if o != nil {

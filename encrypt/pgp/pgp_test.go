@@ -650,8 +650,10 @@ func TestAnOfflinePrimaryKeyWithoutSigningSubkeyHolds(t *testing.T) {
 		require.NoError(t, id.ReSign(cfg))
 	}
 	_, key := pair(t, "anna@example.org")
-	o := &pgp.Options{SigningKeys: map[string]securemail.Secret{"": private(t, e, cfg)}}
-	_, err := encryptor(t, o).Encrypt(t.Context(), job(t, key))
+	_, err := pgp.New(&pgp.Options{SigningKeys: map[string]securemail.Secret{"": private(t, e, cfg)}})
+	require.ErrorContains(t, err, string(pgp.WhyNoSigning), "New finds it, where it has the key")
+	o := &pgp.Options{SigningKey: func(context.Context, securemail.Slip) (securemail.Secret, error) { return private(t, e, cfg), nil }}
+	_, err = encryptor(t, o).Encrypt(t.Context(), job(t, key))
 	require.ErrorIs(t, err, securemail.ErrHold)
 	require.ErrorContains(t, err, string(pgp.WhyNoSigning))
 }

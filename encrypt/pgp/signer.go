@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	openpgp "github.com/ProtonMail/go-crypto/openpgp/v2"
@@ -131,12 +132,19 @@ func checkSigners(in map[string]securemail.Secret) (map[string]securemail.Secret
 		if available() != nil {
 			continue // nothing can be read; each Encrypt says so
 		}
-		if _, err := privateKey(s); err != nil {
+		entity, err := privateKey(s)
+		if err == nil {
+			err = signingKey(entity, config(never)) // what no time could mend
+		}
+		if err != nil {
 			faults = append(faults, fmt.Errorf("pgp: options: SigningKeys: %w", err))
 		}
 	}
 	return out, errors.Join(faults...)
 }
+
+// never is the zero time, at which go-crypto leaves out the checks of time.
+func never() time.Time { return time.Time{} }
 
 // signerName folds an address, "@domain" or "".
 func signerName(name string) (string, error) {
