@@ -30,5 +30,7 @@
 //
 // # What it does not do
 //
-// It speaks no protocol, opens no database, and starts no goroutine but inside Run and RunDue.
+// It speaks no protocol, opens no database, and starts no goroutine that outlives the call. A part that panics over one
+// parcel, look-up or event ends that alone: it is logged without the panic's value, and the parcel is tried again, is
+// uncertain where it may have left, or is held in the end.
 package securemail
