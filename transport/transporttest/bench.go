@@ -21,7 +21,7 @@ import (
 // take to notice what a broken one sent too early, patience bounds a delivery that should simply work.
 const (
 	settle   = 60 * time.Millisecond
-	patience = time.Minute
+	patience = 20 * time.Second
 )
 
 // bench is a rig with the canaries of its case.

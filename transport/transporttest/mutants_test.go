@@ -304,9 +304,12 @@ func TestMutants(t *testing.T) {
 		t.Skip("a run of the kit for each mutant")
 	}
 	verdicts := make([]string, len(mutants))
+	slots := make(chan struct{}, 16)
 	var wg sync.WaitGroup
 	for i, m := range mutants {
-		wg.Go(func() { // all at once: the kit waits more than it works
+		wg.Go(func() { // many at once: the kit waits more than it works
+			slots <- struct{}{}
+			defer func() { <-slots }()
 			if !m.faults.readsAll { // looks at the heap, so it runs alone
 				verdicts[i] = kill(t, m, func(name string) bool {
 					return name != hugeCase && (m.probe == nil || strings.HasPrefix(name, "probe/"))
