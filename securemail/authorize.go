@@ -83,9 +83,20 @@ func (t Tenant) mayNotWriteAs(from Address) bool {
 			return true
 		}
 		if domain, ok := strings.CutPrefix(s, "@"); ok {
-			return strings.EqualFold(domain, from.Domain())
+			return foldASCII(domain) == from.Domain()
 		}
 		a, err := ParseAddress(s)
-		return err == nil && a.domain == from.domain && strings.EqualFold(a.local, from.local)
+		return err == nil && a.domain == from.domain && foldASCII(a.local) == foldASCII(from.local)
 	})
+}
+
+// foldASCII folds letters of ASCII only: in a question of rights no foreign letter may pass for one of them, as U+212A
+// does for k in strings.EqualFold.
+func foldASCII(s string) string {
+	return strings.Map(func(r rune) rune {
+		if 'A' <= r && r <= 'Z' {
+			return r + 'a' - 'A'
+		}
+		return r
+	}, s)
 }

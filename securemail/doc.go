@@ -23,7 +23,8 @@
 //	order          parcel          Mailer.Order, Replace
 //	prove          event           audit: Prove through the host
 //	read.deposit   deposit         escrow: reading a deposit other than by its recipient
-//	write.key      key             encrypt/keys: pin, approve, remove
+//	write.key      key             encrypt/keys: Pin, Remove, List
+//	destroy        deposit         escrow: Revoke
 //	destroy        scope           keyring: Destroy through the host
 //
 // The built-in Authorizer allows the first three in the Actor's own tenant and asks the role "admin" for everything else.

@@ -497,6 +497,19 @@ func TestTenantsAndActors(t *testing.T) {
 	require.Equal(t, "From:from", fieldOf(err))
 }
 
+// TestNoForeignLetterPassesForALatinOne: U+212A folds to k elsewhere, not where rights are asked.
+func TestNoForeignLetterPassesForALatinOne(t *testing.T) {
+	k := securemailtest.New(t, func(c *securemail.Config) { c.Tenants = tenants{"north": {"Kim@north.example"}} })
+	ctx := securemail.WithActor(context.Background(), securemail.Actor{Tenant: "north", ID: "u", Kind: "person"})
+	d := draft("a@x.example")
+	d.From = securemail.Mailbox("kim@north.example")
+	_, err := k.Send(ctx, d)
+	require.NoError(t, err)
+	d.From = securemail.Mailbox("\u212aim@north.example")
+	_, err = k.Send(ctx, d)
+	require.ErrorIs(t, err, securemail.ErrTenant)
+}
+
 func TestNoActorIsDenied(t *testing.T) {
 	k := securemailtest.New(t, func(c *securemail.Config) { c.Service = securemail.Actor{} })
 	ctx := context.Background()

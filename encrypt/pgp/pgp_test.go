@@ -129,7 +129,8 @@ func TestSignedAndEncrypted(t *testing.T) {
 	require.NotEqual(t, key.Fingerprint, s.Detail["subkey"])
 
 	wire := text(t, s.Message)
-	for _, canary := range []string{"zebra", "giraffe", "hidden", "Bcc"} {
+	require.NotContains(t, string(s.Message.Head()), "Bcc")
+	for _, canary := range []string{"zebra", "giraffe", "hidden"} { // too long to show up in armor by chance
 		require.NotContains(t, wire, canary)
 	}
 	require.Equal(t, []string{"<1@clinic.example>"}, s.Message.Header("Message-ID"))
@@ -404,7 +405,7 @@ func TestACertificateThatOnlyCostsTime(t *testing.T) {
 		start := time.Now()
 		_, err := pgp.ParseKey(b)
 		require.ErrorIs(t, err, securemail.ErrNoKey, name)
-		require.Less(t, time.Since(start), time.Second, name)
+		require.Less(t, time.Since(start), 20*time.Second, name) // without the bound: hours
 	}
 }
 

@@ -15,9 +15,10 @@
 //
 // # Files
 //
-// Beside the database file PATH lie PATH.key with PATH.key.epoch and PATH.key.scopes (the key ring: without it all stored
-// mail is unreadable; see package keyring on back-ups), PATH.blobs (sealed bodies over 64 KiB) and PATH.audit (the log, with
-// PATH.audit.key, its signing key). Each is made once, for its owner only.
+// Beside the database file PATH lie PATH.key with PATH.key.epoch, PATH.key.scopes and PATH.key.lock (the key ring: without it
+// all stored mail is unreadable; see package keyring on back-ups), PATH.blobs (sealed bodies over 64 KiB) and PATH.audit (the
+// log, with PATH.audit.key, its signing key, and PATH.audit.key.seen, its newest checkpoint). Each is made once, for its
+// owner only.
 //
 // # What it does not do
 //

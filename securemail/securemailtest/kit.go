@@ -22,18 +22,22 @@ type Clock struct {
 func (c *Clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.t.IsZero() {
-		c.t = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	}
-	return c.t
+	return c.now()
 }
 
 // Advance moves the clock on.
 func (c *Clock) Advance(d time.Duration) {
-	now := c.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.t = now.Add(d)
+	c.t = c.now().Add(d)
+}
+
+// now is Now; the caller holds c.mu.
+func (c *Clock) now() time.Time {
+	if c.t.IsZero() {
+		c.t = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	}
+	return c.t
 }
 
 // Ledger is a memory Ledger that keeps the events it was given.
@@ -75,7 +79,7 @@ type Kit struct {
 	Clock     *Clock
 }
 
-// Plain passes a message on unchanged, for MethodTLS.
+// plain passes a message on unchanged, for MethodTLS.
 type plain struct{}
 
 func (plain) Method() securemail.Method                       { return securemail.MethodTLS }
