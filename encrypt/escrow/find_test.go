@@ -522,7 +522,7 @@ func TestRunSweepsAndEnds(t *testing.T) {
 
 	_, err := r.db.ExecContext(t.Context(), "DROP TABLE escrow_deposit")
 	require.NoError(t, err)
-	ctx, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	require.NoError(t, r.e.Run(ctx)) // a failing sweep is logged
 	require.Contains(t, r.log.String(), "escrow: sweep")

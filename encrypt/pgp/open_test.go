@@ -214,7 +214,7 @@ func TestOpenBoundsItsWork(t *testing.T) {
 		start := time.Now()
 		_, err := pgp.Open(t.Context(), m, o)
 		require.ErrorIs(t, err, pgp.ErrOpen)
-		require.Less(t, time.Since(start), 5*time.Second)
+		require.Less(t, time.Since(start), 20*time.Second)
 	}
 }
 

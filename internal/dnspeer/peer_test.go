@@ -15,7 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func ask(t *testing.T, p *dnspeer.Peer, network, name string, qtype uint16) (*dns.Msg, error) {
 	t.Helper()
-	c := dns.Client{Net: network, Timeout: 200 * time.Millisecond}
+	c := dns.Client{Net: network, Timeout: 2 * time.Second}
 	m, _, err := c.Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), qtype).SetEdns0(1232, true), p.Addr())
 	return m, err
 }

@@ -191,7 +191,7 @@ func TestIntervalAndRun(t *testing.T) {
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()
 	emit(t, r, 0, 3)
-	require.Eventually(t, func() bool { return strings.Contains(string(r.Checkpoint()), "\n3\n") }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(string(r.Checkpoint()), "\n3\n") }, 20*time.Second, time.Millisecond)
 	emit(t, r, 3, 4)
 	cancel()
 	require.NoError(t, <-done)

@@ -215,7 +215,7 @@ func TestRunRetires(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- f.Run(ctx) }()
-	require.Eventually(t, func() bool { return !bytes.Equal(before, save(t, path)["epoch"]) }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !bytes.Equal(before, save(t, path)["epoch"]) }, 20*time.Second, time.Millisecond)
 	cancel()
 	require.NoError(t, <-done)
 

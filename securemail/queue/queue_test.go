@@ -214,7 +214,7 @@ func TestSendTxIsSeenWithinASecond(t *testing.T) {
 		g := <-done
 		require.NoError(t, g.err)
 		require.Equal(t, 1, g.n)
-		require.Less(t, time.Since(start), time.Second)
+		require.Less(t, time.Since(start), 5*time.Second) // a second on a machine with nothing else to do; Take would wait ten
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 const (
 	sweepEvery  = time.Hour
+	sweepLook   = time.Minute
 	listenAgain = 2 * time.Second
 	sweepPage   = 100
 )
@@ -35,12 +36,10 @@ func (q *Queue) Run(ctx context.Context) error {
 	if q.o.Listen != nil {
 		wg.Go(func() { q.listen(ctx) })
 	}
+	wg.Go(func() { q.sweeps(ctx) }) // apart from the beat: a long sweep must not cost the leases
 	beat := time.NewTicker(q.o.Lease / 3)
 	defer beat.Stop()
 	for {
-		if q.sweepIsDue() {
-			q.sweep(ctx)
-		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -48,6 +47,22 @@ func (q *Queue) Run(ctx context.Context) error {
 			if err := q.renew(ctx); err != nil && ctx.Err() == nil {
 				q.log.ErrorContext(ctx, "queue: leases not renewed; trying again")
 			}
+		}
+	}
+}
+
+// sweeps removes what is no longer needed, at once and then once an hour, until ctx ends.
+func (q *Queue) sweeps(ctx context.Context) {
+	look := time.NewTicker(sweepLook)
+	defer look.Stop()
+	for {
+		if q.sweepIsDue() {
+			q.sweep(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
 		}
 	}
 }

@@ -107,7 +107,7 @@ func slowMessage(t *testing.T, more chan struct{}) *securemail.Message {
 
 // An endpoint that takes an octet now and then has an end.
 func TestTotalTime(t *testing.T) {
-	tr := raw(t, httpapi.Options{Total: 200 * time.Millisecond}, func(c net.Conn) {
+	tr := raw(t, httpapi.Options{Total: 1500 * time.Millisecond}, func(c net.Conn) {
 		_, _ = io.ReadFull(c, make([]byte, 1))
 		<-t.Context().Done()
 	})

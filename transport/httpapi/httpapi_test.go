@@ -352,7 +352,7 @@ func TestAnswers(t *testing.T) {
 
 // TestTimeoutAfterBody: silence is uncertain after Intend, whoever stops waiting.
 func TestTimeoutAfterBody(t *testing.T) {
-	tr := raw(t, httpapi.Options{Timeout: 100 * time.Millisecond}, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
+	tr := raw(t, httpapi.Options{Timeout: time.Second}, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	_, err := tr.Deliver(t.Context(), shipment(t, "hello\r\n"))
 	require.Equal(t, securemail.FateUncertain, deliveryError(t, err).Fate)
 	require.ErrorContains(t, err, "wait for the answer")

@@ -210,7 +210,7 @@ func TestBadReplies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			p := l.mx(smtppeer.Options{On: on(smtppeer.StageGreeting, c.a)})
-			tr := l.transport(func(o *smtp.Options) { o.Timeouts.Greeting = 200 * time.Millisecond })
+			tr := l.transport(func(o *smtp.Options) { o.Timeouts.Greeting = 2 * time.Second })
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			_, err := l.deliver(tr, anyway)

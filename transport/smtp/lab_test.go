@@ -88,7 +88,7 @@ func (l *lab) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 // transport makes a Transport that lives in the lab. change may alter its options.
 func (l *lab) transport(change func(o *smtp.Options)) *smtp.Transport {
 	l.Helper()
-	r, err := smtp.DNS(l.dns.Addr(), &smtp.DNSOptions{Timeout: 300 * time.Millisecond, Attempts: 2, TrustAD: true})
+	r, err := smtp.DNS(l.dns.Addr(), &smtp.DNSOptions{Timeout: 2 * time.Second, Attempts: 2, TrustAD: true})
 	require.NoError(l, err)
 	o := &smtp.Options{HELO: "client.test", Resolver: r, Dial: l.dial, RootCAs: ca.Pool()}
 	if change != nil {

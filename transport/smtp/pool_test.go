@@ -43,7 +43,7 @@ func TestReuse(t *testing.T) {
 		require.Equal(t, 1, tr.Idle())
 		tr.CloseIdle()
 		require.Zero(t, tr.Idle())
-		require.Eventually(t, func() bool { return count(p.Transcript(), "QUIT") == 1 && p.Open() == 0 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return count(p.Transcript(), "QUIT") == 1 && p.Open() == 0 }, 10*time.Second, time.Millisecond)
 	}
 }
 
@@ -96,7 +96,7 @@ func TestClosedWhileIdle(t *testing.T) {
 		_, err := l.deliver(tr, anyway)
 		require.NoError(t, err)
 		p.Drop()
-		require.Eventually(t, func() bool { return p.Open() == 0 }, time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return p.Open() == 0 }, 10*time.Second, time.Millisecond)
 	}
 	require.Len(t, p.Messages(), 3)
 }
@@ -268,7 +268,7 @@ func TestClose(t *testing.T) {
 	require.Zero(t, tr.Idle())
 	_, err = l.deliver(tr, anyway)
 	require.ErrorIs(t, err, smtp.ErrClosed)
-	require.Eventually(t, func() bool { return p.Open() == 0 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.Open() == 0 }, 10*time.Second, time.Millisecond)
 
 	// A delivery under way ends well, and keeps nothing.
 	tr = l.transport(nil)

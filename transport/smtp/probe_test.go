@@ -42,7 +42,7 @@ func TestProbe(t *testing.T) {
 			now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 			tr := l.transport(func(o *smtp.Options) {
 				if strings.Contains(c.name, "stall") {
-					o.Timeouts = smtp.Timeouts{Greeting: 100 * time.Millisecond, Handshake: 100 * time.Millisecond}
+					o.Timeouts = smtp.Timeouts{Greeting: time.Second, Handshake: time.Second}
 				}
 				o.Now = func() time.Time { return now }
 			})
@@ -137,7 +137,7 @@ func TestProbeEndsWithItsContext(t *testing.T) {
 			t.Error("no error")
 		}
 	})
-	require.Eventually(t, func() bool { return p.Open() == 1 }, time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.Open() == 1 }, 10*time.Second, time.Millisecond)
 	// A second caller waits for the first, within its own bounds.
 	short, stop := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer stop()

@@ -182,7 +182,7 @@ func TestResolverEndsWithItsContext(t *testing.T) {
 	begin := time.Now()
 	_, err = r.MX(ctx, "clinic.test")
 	require.ErrorIs(t, err, context.DeadlineExceeded)
-	require.Less(t, time.Since(begin), 2*time.Second)
+	require.Less(t, time.Since(begin), 4*time.Second) // one exchange alone takes 5
 }
 
 func TestSystemResolver(t *testing.T) {
