@@ -27,7 +27,6 @@ type attempt struct {
 	// causes are what went wrong with the Choices tried.
 	temporary bool
 	after     time.Duration // the far end's wish
-	tried     map[Method]bool
 
 	mu       sync.Mutex // guards intended and recorded
 	intended bool
@@ -50,7 +49,7 @@ func (m *Mailer) newAttempt(l *Lease, by Actor) *attempt {
 	st := l.Last
 	st.Slip, st.Attempt, st.Next, st.Failure, st.Reasons = l.Parcel.Slip, l.Attempt, time.Time{}, "", nil
 	return &attempt{
-		m: m, lease: l, p: l.Parcel, by: by, status: st, tried: make(map[Method]bool),
+		m: m, lease: l, p: l.Parcel, by: by, status: st,
 		again: l.Last.State == StateUncertain,
 		facts: Facts{Slip: l.Parcel.Slip, Attempt: l.Attempt, Now: m.c.Now()},
 	}
@@ -163,7 +162,7 @@ func (a *attempt) choose(ctx context.Context) {
 			continue
 		}
 		if why, ok := bars(&a.p.Slip, c); !ok {
-			a.reason("choice/"+string(c.Method), why.Text)
+			a.reason(choiceRule(c.Method), why.Text)
 			continue
 		}
 		if a.m.encryptors[c.Method] == nil {
@@ -176,7 +175,7 @@ func (a *attempt) choose(ctx context.Context) {
 			continue
 		case verdictDelivered:
 			a.status.Failure = "" // of a Choice before it
-			a.enter(StateDelivered, "choice/"+string(c.Method), "used")
+			a.enter(StateDelivered, choiceRule(c.Method), "used")
 			return
 		case verdictHold:
 			a.held(c, "the encryptor asks for a person")
@@ -193,10 +192,10 @@ func (a *attempt) sameWay(c Choice) bool { return c.Method == a.lease.Last.Choic
 
 func (a *attempt) held(c Choice, why string) {
 	if a.again {
-		a.wait("choice/"+string(c.Method), why)
+		a.wait(choiceRule(c.Method), why)
 		return
 	}
-	a.enter(StateHeld, "choice/"+string(c.Method), why)
+	a.enter(StateHeld, choiceRule(c.Method), why)
 }
 
 // failed settles a verdict that ends the attempt without a delivery.
@@ -298,6 +297,9 @@ func (a *attempt) enter(s State, rule, text string) {
 	a.status.State, a.status.Next = s, time.Time{}
 	a.reason(rule, text)
 }
+
+// choiceRule is the Rule of the Reasons that say what became of a Choice.
+func choiceRule(method Method) string { return "choice/" + string(method) }
 
 func (a *attempt) reason(rule, text string) {
 	a.status.Reasons = append(a.status.Reasons, Reason{rule, text})

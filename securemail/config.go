@@ -39,7 +39,7 @@ type Config struct {
 	Tracker    Tracker
 	Signer     Signer
 	Archiver   Archiver
-	// Sinks, by the name of their cursor; "ledger" is taken.
+	// Sinks, by the name of their cursor; "ledger" and "undo" are taken.
 	Sinks map[string]Sink
 	// Parts are run and stopped with the Mailer, as is every value above that is a Runner; one that fails ends Run.
 	Parts []Runner

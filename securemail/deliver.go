@@ -10,7 +10,7 @@ import (
 
 // try carries out one Choice: look up, track, encrypt, sign, deliver.
 func (a *attempt) try(ctx context.Context, c Choice) verdict {
-	rule := "choice/" + string(c.Method)
+	rule := choiceRule(c.Method)
 	job := &Job{Parcel: a.p, Choice: c}
 	if needsKeys(c.Method) {
 		if !a.facts.has(c.Method) {
@@ -58,8 +58,7 @@ func (a *attempt) track(ctx context.Context, job *Job) {
 }
 
 func (a *attempt) encrypt(ctx context.Context, job *Job) (*Sealed, verdict) {
-	rule := "choice/" + string(job.Choice.Method)
-	a.tried[job.Choice.Method] = true
+	rule := choiceRule(job.Choice.Method)
 	sealed, err := a.m.encryptors[job.Choice.Method].Encrypt(ctx, job)
 	switch {
 	case errors.Is(err, ErrNoKey):

@@ -51,15 +51,7 @@ func (m *Mailer) Order(ctx context.Context, o Order, ids ...ParcelID) error {
 	if o < Cancel || o > Retry || len(ids) == 0 {
 		return errors.New("securemail: order: unknown order or no parcel")
 	}
-	if err := m.desk.Order(ctx, o, a.Tenant, ids...); err != nil {
-		return err
-	}
-	if o == Cancel {
-		for _, id := range ids {
-			m.undo(ctx, id, "")
-		}
-	}
-	return nil
+	return m.desk.Order(ctx, o, a.Tenant, ids...)
 }
 
 // Replace sends d and cancels what q selects and has not left yet. Where d is faulty, may not be sent, is refused for every

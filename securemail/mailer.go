@@ -114,10 +114,10 @@ func (m *Mailer) checkPolicy() error {
 }
 
 func (m *Mailer) takeReaders() error {
-	m.readers = []reader{{ledgerReader, m.c.Ledger}}
+	m.readers = []reader{{ledgerReader, m.c.Ledger}, {undoReader, SinkFunc(m.undo)}}
 	var errs []error
 	for name, s := range m.c.Sinks {
-		if s == nil || name == "" || name == ledgerReader {
+		if s == nil || name == "" || name == ledgerReader || name == undoReader {
 			errs = append(errs, configFault("Sinks", "name or value"))
 		}
 		m.readers = append(m.readers, reader{name, s})

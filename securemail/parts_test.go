@@ -198,11 +198,49 @@ func TestEncryptorThatBreaksItsContractHolds(t *testing.T) {
 func TestUndoThatFailsIsRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := securemailtest.New(t, func(c *securemail.Config) { c.Encryptors = append(c.Encryptors, brokenEncryptor{undo: errFlaky}) })
+		k.Transport.Script("x.example", securemailtest.Answer{Before: errFlaky}, securemailtest.Answer{})
 		send(t, k, draft("a@x.example"))
+		k.Pass(t)
+		k.Clock.Advance(time.Minute)
 		k.Pass(t)
 		require.Equal(t, securemail.StateDelivered, only(t, k).State)
 		require.Equal(t, []string{"undo-failed"}, faults(k))
 	})
+}
+
+// TestUndoOutlivesACrash: the parcel's end is recorded, and the program dies before anything is undone.
+func TestUndoOutlivesACrash(t *testing.T) {
+	escrow := &scriptedEncryptor{method: securemail.MethodEscrow, trace: &trace{}}
+	k := securemailtest.New(t, func(c *securemail.Config) { c.Encryptors = append(c.Encryptors, escrow) })
+	sub := send(t, k, draft("a@x.example"))
+	ls, err := k.Queue.Take(context.Background(), k.Clock.Now(), 1, 0)
+	require.NoError(t, err)
+	st := ls[0].Last
+	st.State, st.Attempt = securemail.StateBounced, 1
+	st.Reasons = []securemail.Reason{{Rule: "choice/escrow", Text: "delivery: rcpt"}}
+	require.NoError(t, k.Queue.Mark(context.Background(), securemail.Mark{Lease: ls[0], Status: st, Events: []securemail.Event{
+		{ID: "end", Kind: string(st.State), Status: st},
+	}}))
+	k.Queue.Crash()
+	require.Zero(t, k.Pass(t))
+	require.Equal(t, 1, escrow.undone[sub.Parcels[0].ID])
+	k.Pass(t)
+	require.Equal(t, 1, escrow.undone[sub.Parcels[0].ID], "once")
+}
+
+func TestCancelUndoesWhatAnAttemptLeft(t *testing.T) {
+	escrow := &scriptedEncryptor{method: securemail.MethodEscrow, trace: &trace{}}
+	k := securemailtest.New(t, func(c *securemail.Config) {
+		c.Encryptors = append(c.Encryptors, escrow)
+		c.Policy = fixed(securemail.Decision{Choices: []securemail.Choice{{Method: securemail.MethodEscrow, Channel: securemail.ChannelAny}}})
+	})
+	k.Transport.Script("x.example", securemailtest.Answer{Before: errFlaky})
+	sub := send(t, k, draft("a@x.example"))
+	k.Pass(t)
+	require.Zero(t, escrow.undone[sub.Parcels[0].ID])
+	require.NoError(t, k.Order(context.Background(), securemail.Cancel, sub.Parcels[0].ID))
+	k.Pass(t)
+	require.Equal(t, 1, escrow.undone[sub.Parcels[0].ID])
 }
 
 func TestMethodWithoutEncryptorHolds(t *testing.T) {

@@ -15,10 +15,8 @@ const (
 	feedBatch  = 256
 	firstPause = 50 * time.Millisecond
 	lastPause  = 5 * time.Second
-	undoTries  = 3
 
 	markTimeout = 10 * time.Second
-	undoTimeout = 30 * time.Second
 )
 
 // Run delivers what is due, feeds the Ledger and the Sinks, and runs the parts, until ctx ends. It then takes no more,
@@ -196,16 +194,7 @@ func (m *Mailer) carry(ctx context.Context, l *Lease) {
 		a.run(ctx)
 	}()
 	e := a.event()
-	if !m.mark(ctx, Mark{Lease: l, Status: a.status, Events: append(a.faults, e)}) {
-		return
-	}
-	if a.status.State.Final() && (l.Attempt > 1 || len(a.tried) > 0) {
-		keep := Method("")
-		if a.status.State == StateDelivered {
-			keep = a.status.Choice.Method
-		}
-		m.undo(ctx, l.Parcel.ID, keep)
-	}
+	m.mark(ctx, Mark{Lease: l, Status: a.status, Events: append(a.faults, e)})
 }
 
 var errPanic = errors.New("securemail: a part panicked")
@@ -218,22 +207,22 @@ func (m *Mailer) contain(settle func()) {
 	}
 }
 
-// mark repeats a Mark until it holds or the lease is lost; false: it was not recorded. Where ctx has ended it still tries
-// once: the outcome is known and must not be lost for a deadline.
-func (m *Mailer) mark(ctx context.Context, mk Mark) bool {
+// mark repeats a Mark until it holds or the lease is lost. Where ctx has ended it still tries once: the outcome is known
+// and must not be lost for a deadline.
+func (m *Mailer) mark(ctx context.Context, mk Mark) {
 	for pause := firstPause; ; pause = min(2*pause, lastPause) {
 		err := m.markOnce(ctx, mk)
 		if err == nil {
-			return true
+			return
 		}
 		if errors.Is(err, ErrLease) {
 			m.log.Warn("securemail: lease lost; another worker has the parcel", "parcel", string(mk.Status.ID))
-			return false
+			return
 		}
 		if ctx.Err() != nil {
 			// The lease runs out and the parcel is attempted again; an intent is then found to be uncertain.
 			m.log.Error("securemail: stopped before an outcome was recorded", "parcel", string(mk.Status.ID))
-			return false
+			return
 		}
 		m.log.Error("securemail: outcome not recorded yet; trying again", "parcel", string(mk.Status.ID))
 		sleep(ctx, pause)
@@ -244,38 +233,6 @@ func (m *Mailer) markOnce(ctx context.Context, mk Mark) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), markTimeout)
 	defer cancel()
 	return m.c.Queue.Mark(ctx, mk)
-}
-
-// undo destroys what encryptors other than keep left behind for a parcel that ended.
-func (m *Mailer) undo(ctx context.Context, id ParcelID, keep Method) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	for method, e := range m.encryptors {
-		if method == keep {
-			continue
-		}
-		var err error
-		for try := range undoTries {
-			if err = e.Undo(ctx, id); err == nil {
-				break
-			}
-			sleep(ctx, firstPause<<try)
-		}
-		if err != nil {
-			m.undoFailed(ctx, id, method)
-		}
-	}
-}
-
-func (m *Mailer) undoFailed(ctx context.Context, id ParcelID, method Method) {
-	m.log.Error("securemail: a fallback could not be undone", "parcel", string(id), "method", string(method))
-	by, _ := ActorOf(ctx)
-	st := Status{Slip: Slip{ID: id, Actor: by}, Choice: Choice{Method: method}}
-	e := m.event(by, st)
-	e.Kind, e.Detail = "fault", map[string]string{"rule": "undo-failed", "method": string(method)}
-	if err := m.c.Outbox.Add(ctx, nil, e); err != nil {
-		m.log.Error("securemail: the fault could not be recorded", "parcel", string(id))
-	}
 }
 
 // feed gives events to one reader until feeding ends, and then once more what the last deliveries left, within Drain.
