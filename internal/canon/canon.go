@@ -24,6 +24,7 @@ var modes = sync.OnceValue(func() modePair {
 	dec := must(cbor.DecOptions{
 		DupMapKey:        cbor.DupMapKeyEnforcedAPF,
 		IndefLength:      cbor.IndefLengthForbidden,
+		UTF8:             cbor.UTF8DecodeInvalid, // what was stored must come back, whatever a far end said
 		TimeTag:          cbor.DecTagIgnored,
 		MaxNestedLevels:  maxNesting,
 		MaxArrayElements: maxElements,

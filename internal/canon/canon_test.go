@@ -45,6 +45,14 @@ func TestRoundTripAndCanonical(t *testing.T) {
 	})
 }
 
+func TestOctetsThatAreNoTextComeBack(t *testing.T) {
+	b, err := canon.Marshal(record{Name: "\xff\xfe"})
+	require.NoError(t, err)
+	var r record
+	require.NoError(t, canon.Unmarshal(b, &r))
+	require.Equal(t, "\xff\xfe", r.Name)
+}
+
 func TestZeroTimeStaysZero(t *testing.T) {
 	b, err := canon.Marshal(record{})
 	require.NoError(t, err)

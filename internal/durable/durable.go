@@ -30,8 +30,14 @@ func replace(path string, data []byte) error {
 	return os.Rename(tmp, path)
 }
 
+// writeSynced makes the file anew: one that somebody else put there, or a link, must not receive what may be a key.
 func writeSynced(path string, data []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if fi, err := os.Lstat(path); err == nil && !fi.IsDir() {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -154,3 +154,18 @@ func FuzzScan(f *testing.F) {
 		require.True(t, bytes.Equal(again, b[:whole]))
 	})
 }
+
+// TestWriteFileFollowsNoLink: who can write the folder must not get the bytes by putting a file or a link there first.
+func TestWriteFileFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	elsewhere, path := filepath.Join(dir, "elsewhere"), filepath.Join(dir, "key")
+	require.NoError(t, os.WriteFile(elsewhere, nil, 0o666))
+	require.NoError(t, os.Symlink(elsewhere, path+".tmp"))
+	require.NoError(t, durable.WriteFile(path, []byte("secret")))
+	b, err := os.ReadFile(elsewhere)
+	require.NoError(t, err)
+	require.Empty(t, b)
+	fi, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), fi.Mode().Perm())
+}
