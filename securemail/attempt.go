@@ -69,6 +69,10 @@ func (a *attempt) run(ctx context.Context) {
 		a.enter(StateExpired, "useful-until", "it was not delivered while it was useful")
 		return
 	}
+	if a.lease.Last.State == StateHeld { // handed out to expire; a clock was set back meanwhile
+		a.enter(StateHeld, "held", "a person must release it")
+		return
+	}
 	if err := a.archive(ctx); err != nil {
 		a.retry("archive", "securemail: archive failed")
 		return
@@ -293,8 +297,12 @@ func (a *attempt) uncertain(rule, text string) {
 // wait leaves an uncertain delivery to a person.
 func (a *attempt) wait(rule, text string) { a.enter(StateUncertain, rule, text) }
 
+// enter is the end of an attempt. A held parcel is looked at again when it expires.
 func (a *attempt) enter(s State, rule, text string) {
 	a.status.State, a.status.Next = s, time.Time{}
+	if s == StateHeld {
+		a.status.Next = a.p.UsefulUntil
+	}
 	a.reason(rule, text)
 }
 

@@ -243,6 +243,31 @@ func TestCancelUndoesWhatAnAttemptLeft(t *testing.T) {
 	require.Equal(t, 1, escrow.undone[sub.Parcels[0].ID])
 }
 
+// TestHeldMailExpiresToo: nobody looked in time, and the sender must not wait for ever.
+func TestHeldMailExpiresToo(t *testing.T) {
+	k := securemailtest.New(t, func(c *securemail.Config) { c.Policy = fixed(securemail.Decision{}) })
+	d := draft("a@x.example", "b@x.example")
+	d.UsefulUntil = k.Clock.Now().Add(time.Hour)
+	sub := send(t, k, d)
+	require.NoError(t, k.Order(context.Background(), securemail.Hold, sub.Parcels[1].ID))
+	k.Pass(t)
+	for _, st := range statuses(t, k, securemail.Query{}) {
+		require.Equal(t, securemail.StateHeld, st.State)
+		require.Equal(t, d.UsefulUntil, st.Next)
+	}
+	sts, err := k.Wait(context.Background(), sub)
+	require.NoError(t, err, "held mail waits for a person: Wait does not")
+	require.Len(t, sts, 2)
+	k.Clock.Advance(59 * time.Minute)
+	require.Zero(t, k.Pass(t))
+	k.Clock.Advance(time.Minute)
+	require.Equal(t, 2, k.Pass(t))
+	for _, st := range statuses(t, k, securemail.Query{}) {
+		require.Equal(t, securemail.StateExpired, st.State)
+	}
+	k.Transport.RequireNone(t)
+}
+
 func TestMethodWithoutEncryptorHolds(t *testing.T) {
 	k := securemailtest.New(t, func(c *securemail.Config) {
 		c.Policy = fixed(securemail.Decision{Choices: []securemail.Choice{{Method: "quantum", Channel: securemail.ChannelAny}, tlsNamed}})

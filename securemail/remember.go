@@ -15,7 +15,7 @@ const (
 	StateAccepted   State = "accepted"   // durable, not tried yet
 	StateAttempting State = "attempting" // intent recorded: the far end may accept at any moment
 	StateDeferred   State = "deferred"   // will be tried again at Status.Next
-	StateHeld       State = "held"       // waits for a person
+	StateHeld       State = "held"       // waits for a person; with Next set it expires then
 	StateDelivered  State = "delivered"  // final; for escrow: the notice was accepted
 	StateBounced    State = "bounced"    // final
 	StateDropped    State = "dropped"    // final, by rule
@@ -47,7 +47,7 @@ type Status struct {
 	Receipt    *Receipt
 	// Failure is the last cause, without PHI.
 	Failure string
-	// Next is when it is tried again, zero: not by itself. Changed is when the state was entered. Read is, for escrow, when
+	// Next is when it is tried again or, where it is held, expires; zero: nothing happens by itself. Changed is when the state was entered. Read is, for escrow, when
 	// the message was first opened.
 	Next, Changed, Read time.Time
 }
@@ -124,7 +124,8 @@ type Lease struct {
 }
 
 // Mark records what became of a lease, with its events, in one commit. Status.State attempting is the intent and keeps
-// the lease; deferred sets Next; uncertain, held and the final states end it.
+// the lease; deferred sets Next; uncertain, held and the final states end it. Held with Next is handed out again then, with
+// Last.State held, to expire.
 type Mark struct {
 	Lease  *Lease
 	Status Status

@@ -15,7 +15,7 @@
 //	attempting  attempting deferred held uncertain delivered bounced dropped     none: it is leaving right now
 //	uncertain   attempting uncertain delivered                                   Cancel: cancelled   Hold: Next cleared
 //	                                                                             Retry: due now
-//	held        none: it is never leased                                         Cancel: cancelled   Release: accepted
+//	held        expired (held): it is leased only when UsefulUntil has passed    Cancel: cancelled   Release: accepted
 //	                                                                             Retry: deferred, due now
 //	final       none                                                             none
 //
@@ -23,7 +23,7 @@
 // is not held, Hold of what is) is nil and makes no event. Every Order answers ErrFinal for a parcel that is leased or
 // attempting: it is leaving right now. An unknown id, and one of another tenant, are both ErrTenant.
 //
-// Take hands out what is accepted, deferred, or uncertain with Next set, once it is due, and what was leased by a worker
+// Take hands out what is accepted, deferred, or uncertain or held with Next set, once it is due, and what was leased by a worker
 // that is gone. A parcel handed out with Last.State attempting has an intent without an outcome: the far end may have
 // accepted it.
 //

@@ -15,6 +15,7 @@ var (
 	fromFresh  = []securemail.State{securemail.StateAccepted, securemail.StateDeferred}
 	fromLeased = append(slices.Clone(fromFresh), securemail.StateAttempting)
 	fromAny    = append(slices.Clone(fromLeased), securemail.StateUncertain)
+	fromHeld   = securemail.StateHeld // handed out only to expire
 )
 
 // mayCome lists the states from which a Mark may enter to; none: no Mark may.
@@ -22,10 +23,14 @@ func mayCome(to securemail.State) []securemail.State {
 	switch to {
 	case securemail.StateAttempting, securemail.StateUncertain, securemail.StateDelivered:
 		return fromAny
-	case securemail.StateDeferred, securemail.StateHeld, securemail.StateBounced, securemail.StateDropped:
+	case securemail.StateDeferred, securemail.StateBounced, securemail.StateDropped:
 		return fromLeased
-	case securemail.StateRefused, securemail.StateExpired:
+	case securemail.StateHeld:
+		return append(slices.Clone(fromLeased), fromHeld)
+	case securemail.StateRefused:
 		return fromFresh
+	case securemail.StateExpired:
+		return append(slices.Clone(fromFresh), fromHeld)
 	}
 	return nil
 }
@@ -159,7 +164,7 @@ func (q *Queue) writeMark(ctx context.Context, tx querier, m *packedMark) (body 
 		set, args = "lease_until=?", []any{micros(q.o.Now().Add(q.o.Lease))}
 	case to.Final():
 		set, args = "due=0, lease_epoch=0, lease_until=0, letter=NULL, ended=?", []any{micros(q.o.Now())}
-	case to != securemail.StateHeld:
+	default:
 		args[0] = micros(m.m.Status.Next)
 	}
 	args = append(args, string(to), m.status, id, m.epoch, m.attempt)

@@ -123,8 +123,9 @@ func (c *change) apply(o securemail.Order, now time.Time) bool {
 			return false
 		}
 		if st.Next = (time.Time{}); !uncertain {
-			st.State = securemail.StateHeld
+			st.State, st.Next = securemail.StateHeld, st.UsefulUntil
 		}
+		c.due = micros(st.Next)
 	case securemail.Release:
 		if st.State != securemail.StateHeld {
 			return false

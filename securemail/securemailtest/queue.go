@@ -177,7 +177,7 @@ func (e *entry) due(now time.Time) bool {
 		return !now.Before(e.parcel.NotBefore)
 	case securemail.StateAttempting:
 		return true
-	case securemail.StateDeferred, securemail.StateUncertain:
+	case securemail.StateDeferred, securemail.StateUncertain, securemail.StateHeld:
 		return !e.status.Next.IsZero() && !now.Before(e.status.Next)
 	}
 	return false
@@ -222,10 +222,14 @@ func mayCome(to securemail.State) []securemail.State {
 	switch to {
 	case securemail.StateAttempting, securemail.StateUncertain, securemail.StateDelivered:
 		return append(fresh, securemail.StateAttempting, securemail.StateUncertain)
-	case securemail.StateDeferred, securemail.StateHeld, securemail.StateBounced, securemail.StateDropped:
+	case securemail.StateDeferred, securemail.StateBounced, securemail.StateDropped:
 		return append(fresh, securemail.StateAttempting)
-	case securemail.StateRefused, securemail.StateExpired:
+	case securemail.StateHeld:
+		return append(fresh, securemail.StateAttempting, securemail.StateHeld)
+	case securemail.StateRefused:
 		return fresh
+	case securemail.StateExpired:
+		return append(fresh, securemail.StateHeld)
 	}
 	return nil
 }
@@ -345,7 +349,7 @@ func (q *Queue) order(st *securemail.Status, o securemail.Order) bool {
 			return false
 		}
 		if st.Next = (time.Time{}); !uncertain {
-			st.State = securemail.StateHeld
+			st.State, st.Next = securemail.StateHeld, st.UsefulUntil
 		}
 	case securemail.Release:
 		if st.State != securemail.StateHeld {
