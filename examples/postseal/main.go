@@ -40,8 +40,8 @@ type command struct {
 
 func commands() []command {
 	return []command{
-		{"send", "deliver a message read from standard input", send},
-		{"explain", "say what would happen to it, and send nothing", explain},
+		{"send", "deliver a message read from standard input", onMessage("send", send)},
+		{"explain", "say what would happen to it, and send nothing", onMessage("explain", explain)},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/preset"
 )
 
 // record is the JSON of one recipient. It names the address, which the caller gave.
@@ -22,37 +23,52 @@ type record struct {
 	Status    *securemail.Status `json:"status,omitempty"`
 }
 
+// job is one message, and what the flags opened for it.
+type job struct {
+	f   *flags
+	sys *preset.System
+	d   *securemail.Draft
+	out io.Writer
+}
+
+// onMessage makes a command of what is done with a message read from standard input.
+func onMessage(name string, do func(ctx context.Context, j *job) error) func(context.Context, []string, io.Reader, io.Writer) error {
+	return func(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
+		f, err := parse(name, args, out)
+		if err != nil {
+			return err
+		}
+		o, d, err := f.prepare(in)
+		if err != nil {
+			return err
+		}
+		sys, closeAll, err := f.open(ctx, o)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, closeAll()) }()
+		return do(ctx, &job{f, sys, d, out})
+	}
+}
+
 // send delivers what can be delivered now.
-func send(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
-	f, err := parse("send", args, out)
+func send(ctx context.Context, j *job) error {
+	sub, err := j.sys.Send(ctx, j.d)
 	if err != nil {
 		return err
 	}
-	o, d, err := f.prepare(in)
-	if err != nil {
-		return err
-	}
-	sys, closeAll, err := f.open(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	sub, err := sys.Send(ctx, d)
-	if err != nil {
-		return err
-	}
-	_, runErr := sys.RunDue(ctx)
+	_, runErr := j.sys.RunDue(ctx)
 	var c count
-	for st, err := range sys.Find(ctx, securemail.Query{Submission: sub.ID}) {
+	for st, err := range j.sys.Find(ctx, securemail.Query{Submission: sub.ID}) {
 		if err != nil {
 			return err
 		}
 		c.add(st.State)
-		if err := printStatus(out, &st, f.json); err != nil {
+		if err := printStatus(j.out, &st, j.f.json); err != nil {
 			return err
 		}
 	}
-	return errors.Join(runErr, c.verdict(f.store != ""))
+	return errors.Join(runErr, c.verdict(j.f.store != ""))
 }
 
 // count says how many recipients have the mail, won't get it, or wait.
@@ -127,27 +143,14 @@ func texts(rs []securemail.Reason) []string {
 }
 
 // explain makes the look-ups of an attempt and prints what would happen.
-func explain(ctx context.Context, args []string, in io.Reader, out io.Writer) (err error) {
-	f, err := parse("explain", args, out)
-	if err != nil {
-		return err
-	}
-	o, d, err := f.prepare(in)
-	if err != nil {
-		return err
-	}
-	sys, closeAll, err := f.open(ctx, o)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeAll()) }()
-	es, err := sys.Explain(ctx, d)
+func explain(ctx context.Context, j *job) error {
+	es, err := j.sys.Explain(ctx, j.d)
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for i := range es {
-		errs = append(errs, es[i].Err, printExplanation(out, &es[i], f.json))
+		errs = append(errs, es[i].Err, printExplanation(j.out, &es[i], j.f.json))
 	}
 	return errors.Join(errs...)
 }
