@@ -22,6 +22,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/postseal/postseal/encrypt/escrow"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/keyring"
 )
@@ -70,10 +71,8 @@ func open(t *testing.T, change func(*escrow.Options)) *rig {
 // openDB gives the database of a rig; the interop lane puts PostgreSQL in its place.
 var openDB = func(t *testing.T, dir string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "mail.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	require.NoError(t, err)
+	db := sqldbtest.SQLite(t, filepath.Join(dir, "mail.db"), sqldbtest.Safe)
 	db.SetMaxOpenConns(1)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
 }
 

@@ -22,6 +22,7 @@ import (
 
 	"github.com/postseal/postseal/encrypt"
 	"github.com/postseal/postseal/encrypt/keys"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -398,10 +399,7 @@ func (r *ring) Destroy(_ context.Context, scope string) (securemail.Destruction,
 func database(t testing.TB) *sql.DB {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "keys.db")
-	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
+	return sqldbtest.SQLite(t, path, "?_pragma=busy_timeout(10000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
 }
 
 func admin(t testing.TB, tenant string) context.Context {

@@ -15,9 +15,9 @@ import (
 
 func faulty(t *testing.T) (*sql.DB, *sqldb.DB, *sqldbtest.Faults) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	plain := openSQLite(t, path, safe)
+	plain := sqldbtest.SQLite(t, path, sqldbtest.Safe)
 	f := new(sqldbtest.Faults)
-	db := sqldbtest.Open(plain, "file:"+path+safe, f)
+	db := sqldbtest.Open(plain, "file:"+path+sqldbtest.Safe, f)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	d, err := sqldb.Of(t.Context(), db)
 	require.NoError(t, err)

@@ -5,9 +5,6 @@ package sqldb_test
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"math/rand/v2"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -16,32 +13,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postseal/postseal/internal/sqldb"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 )
 
 func servers() map[string]opener {
 	return map[string]opener{"postgres": openPostgres, "postgres one connection": single(openPostgres)}
 }
 
-// openPostgres gives a schema of its own in the database that POSTSEAL_PG_DSN names, a postgres:// URL.
-func openPostgres(t testing.TB) *sql.DB {
-	t.Helper()
-	dsn := os.Getenv("POSTSEAL_PG_DSN")
-	require.NotEmpty(t, dsn, "the interop lane needs POSTSEAL_PG_DSN, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
-	admin, err := sql.Open("pgx", dsn)
-	require.NoError(t, err)
-	schema := fmt.Sprintf("t%d", rand.Uint64())
-	_, err = admin.Exec("CREATE SCHEMA " + schema)
-	require.NoError(t, err)
-	db, err := sql.Open("pgx", dsn+"&search_path="+schema)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		require.NoError(t, db.Close())
-		_, err := admin.Exec("DROP SCHEMA " + schema + " CASCADE")
-		require.NoError(t, err)
-		require.NoError(t, admin.Close())
-	})
-	return db
-}
+func openPostgres(t testing.TB) *sql.DB { return sqldbtest.Postgres(t)() }
 
 func TestPostgresSettings(t *testing.T) {
 	db := openPostgres(t)

@@ -12,11 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postseal/postseal/internal/sqldb"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 )
 
 // One who waits for the only connection must not stop the one who has it.
 func TestPreparedWithOneConnection(t *testing.T) {
-	db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), safe)
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), sqldbtest.Safe)
 	db.SetMaxOpenConns(1)
 	d, err := sqldb.Of(t.Context(), db)
 	require.NoError(t, err)

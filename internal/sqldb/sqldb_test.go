@@ -18,20 +18,11 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/postseal/postseal/internal/sqldb"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 )
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("database/sql.(*DB).connectionOpener"))
-}
-
-const safe = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)"
-
-func openSQLite(t testing.TB, path, params string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+params)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
 }
 
 type opener func(t testing.TB) *sql.DB
@@ -46,7 +37,9 @@ func single(open opener) opener {
 
 // openers are the databases that the tests run on; the interop lane adds PostgreSQL.
 func openers() map[string]opener {
-	lite := func(t testing.TB) *sql.DB { return openSQLite(t, filepath.Join(t.TempDir(), "q.db"), safe) }
+	lite := func(t testing.TB) *sql.DB {
+		return sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), sqldbtest.Safe)
+	}
 	m := map[string]opener{"sqlite": lite, "sqlite one connection": single(lite)}
 	maps.Copy(m, servers())
 	return m
@@ -293,11 +286,11 @@ func TestMigrate(t *testing.T) {
 
 func TestForeignWriter(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	db := openSQLite(t, path, "?_pragma=journal_mode(WAL)&_pragma=busy_timeout(20)")
+	db := sqldbtest.SQLite(t, path, "?_pragma=journal_mode(WAL)&_pragma=busy_timeout(20)")
 	d, err := sqldb.Of(t.Context(), db)
 	require.NoError(t, err)
 	require.NoError(t, d.Migrate(t.Context(), "t", []string{"CREATE TABLE t_rows (v {int}, b {bytes})"}))
-	foreign := openSQLite(t, path, "?_pragma=busy_timeout(5000)&_txlock=immediate")
+	foreign := sqldbtest.SQLite(t, path, "?_pragma=busy_timeout(5000)&_txlock=immediate")
 	tx, err := foreign.Begin()
 	require.NoError(t, err)
 	_, err = tx.Exec("INSERT INTO t_rows VALUES (0, NULL)")
@@ -335,14 +328,14 @@ func TestForeignWriter(t *testing.T) {
 
 func TestCheckDurable(t *testing.T) {
 	for params, want := range map[string]string{
-		safe:                        "",
+		sqldbtest.Safe:              "",
 		"?_pragma=busy_timeout(10)": "",
 		"?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10)": "below FULL",
 		"?_pragma=synchronous(OFF)&_pragma=journal_mode(MEMORY)":                          "journal_mode memory",
 		"?_pragma=journal_mode(TRUNCATE)&_pragma=busy_timeout(0)":                         "busy_timeout",
 	} {
 		t.Run(params, func(t *testing.T) {
-			db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), params)
+			db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), params)
 			d, err := sqldb.Of(t.Context(), db)
 			require.NoError(t, err)
 			err = d.CheckDurable(t.Context())
@@ -355,7 +348,7 @@ func TestCheckDurable(t *testing.T) {
 		})
 	}
 	// A setting made on one connection alone is no setting.
-	db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), "")
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), "")
 	_, err := db.Exec("PRAGMA busy_timeout=5000")
 	require.NoError(t, err)
 	d, err := sqldb.Of(t.Context(), db)
@@ -364,7 +357,7 @@ func TestCheckDurable(t *testing.T) {
 }
 
 func TestDeleteModeIsRaisedToExtra(t *testing.T) {
-	db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), "?_pragma=busy_timeout(10)&_pragma=synchronous(FULL)")
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), "?_pragma=busy_timeout(10)&_pragma=synchronous(FULL)")
 	d, err := sqldb.Of(t.Context(), db)
 	require.NoError(t, err)
 	require.NoError(t, d.CheckDurable(t.Context()))
@@ -379,7 +372,7 @@ func TestDeleteModeIsRaisedToExtra(t *testing.T) {
 }
 
 func TestFullDiskHarmsNobodyElse(t *testing.T) {
-	db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), safe)
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), sqldbtest.Safe)
 	d, err := sqldb.Of(t.Context(), db)
 	require.NoError(t, err)
 	require.NoError(t, d.Migrate(t.Context(), "t", []string{"CREATE TABLE t_rows (v {int}, b {bytes})"}))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/queue"
 )
@@ -30,7 +31,7 @@ func child() {
 		return
 	}
 	t := &quiet{}
-	db, err := sql.Open("sqlite", "file:"+path+safe)
+	db, err := sql.Open("sqlite", "file:"+path+sqldbtest.Safe)
 	t.must(err)
 	r := &rig{t: t, db: db, ring: fixedRing(), now: new(atomic.Int64)}
 	r.now.Store(time.Now().UnixMicro())
@@ -127,7 +128,7 @@ func checkAfterKill(t *testing.T, path string, said map[string]map[string]bool) 
 	blobs, err := queue.Dir(path + ".blobs")
 	require.NoError(t, err)
 	r := newRigOn(t, func(t testing.TB) func() *sql.DB {
-		return func() *sql.DB { return openSQLite(t, path, safe) }
+		return func() *sql.DB { return sqldbtest.SQLite(t, path, sqldbtest.Safe) }
 	}, fixedRing(), &queue.Options{Owner: "child", Blobs: blobs})
 	r.now.Store(time.Now().UnixMicro())
 	for id := range said["put"] {

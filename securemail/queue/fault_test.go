@@ -17,11 +17,13 @@ import (
 // faultyRig is a rig whose statements may fail, and one on the same database whose don't.
 func faultyRig(t *testing.T) (*rig, *rig, *sqldbtest.Faults) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	plain := func(t testing.TB) func() *sql.DB { return func() *sql.DB { return openSQLite(t, path, safe) } }
+	plain := func(t testing.TB) func() *sql.DB {
+		return func() *sql.DB { return sqldbtest.SQLite(t, path, sqldbtest.Safe) }
+	}
 	f := new(sqldbtest.Faults)
 	bad := func(t testing.TB) func() *sql.DB {
 		return func() *sql.DB {
-			db := sqldbtest.Open(openSQLite(t, path, safe), "file:"+path+safe, f)
+			db := sqldbtest.Open(sqldbtest.SQLite(t, path, sqldbtest.Safe), "file:"+path+sqldbtest.Safe, f)
 			t.Cleanup(func() { require.NoError(t, db.Close()) })
 			return db
 		}

@@ -24,6 +24,7 @@ import (
 	_ "modernc.org/sqlite"
 
 	"github.com/postseal/postseal/internal/seal"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/queue"
 )
@@ -32,16 +33,6 @@ func TestMain(m *testing.M) {
 	child()
 	_ = flag.Set("rapid.checks", "40") // the command line says otherwise
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("database/sql.(*DB).connectionOpener"))
-}
-
-const safe = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)"
-
-func openSQLite(t testing.TB, path, params string) *sql.DB {
-	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+path+params)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	return db
 }
 
 // opener gives a fresh database, and more handles on it.
@@ -60,7 +51,7 @@ func single(open opener) opener {
 
 func lite(t testing.TB) func() *sql.DB {
 	path := filepath.Join(t.TempDir(), "q.db")
-	return func() *sql.DB { return openSQLite(t, path, safe) }
+	return func() *sql.DB { return sqldbtest.SQLite(t, path, sqldbtest.Safe) }
 }
 
 // openers are the databases that the tests run on; the interop lane adds PostgreSQL.

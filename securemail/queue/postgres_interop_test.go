@@ -7,8 +7,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postseal/postseal/internal/sqldb"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/queue"
 )
@@ -27,32 +26,14 @@ func servers() map[string]opener {
 	return map[string]opener{"postgres": postgres, "postgres one connection": single(postgres)}
 }
 
-func dsn(t testing.TB) string {
-	s := os.Getenv("POSTSEAL_PG_DSN")
-	require.NotEmpty(t, s, "the interop lane needs POSTSEAL_PG_DSN, such as postgres://postgres@127.0.0.1:5432/postgres?sslmode=disable")
-	return s
-}
-
-// postgres gives a schema of its own in the database that POSTSEAL_PG_DSN names, a postgres:// URL with parameters.
+// postgres is a schema of its own, with handles that hold many connections.
 func postgres(t testing.TB) func() *sql.DB {
 	t.Helper()
-	url := dsn(t)
-	admin, err := sql.Open("pgx", url)
-	require.NoError(t, err)
-	schema := fmt.Sprintf("q%d", rand.Uint64())
-	_, err = admin.Exec("CREATE SCHEMA " + schema)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := admin.Exec("DROP SCHEMA " + schema + " CASCADE")
-		require.NoError(t, err)
-		require.NoError(t, admin.Close())
-	})
+	again := sqldbtest.Postgres(t)
 	return func() *sql.DB {
-		db, err := sql.Open("pgx", url+"&search_path="+schema)
-		require.NoError(t, err)
+		db := again()
 		db.SetMaxOpenConns(24)
 		db.SetMaxIdleConns(24)
-		t.Cleanup(func() { require.NoError(t, db.Close()) })
 		return db
 	}
 }
@@ -105,7 +86,7 @@ func TestPostgresListen(t *testing.T) {
 	r := newRig(t, postgres, &queue.Options{
 		Listen: func(ctx context.Context, channel string, wake func()) error {
 			calls.Add(1)
-			conn, err := pgx.Connect(ctx, dsn(t))
+			conn, err := pgx.Connect(ctx, sqldbtest.DSN(t))
 			if err != nil {
 				return err
 			}

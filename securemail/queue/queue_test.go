@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/queue"
 )
@@ -644,7 +645,9 @@ func TestBusyForeignWriter(t *testing.T) {
 
 func TestFullAndReadOnly(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "q.db")
-	r := newRig(t, func(t testing.TB) func() *sql.DB { return func() *sql.DB { return openSQLite(t, path, safe) } }, nil)
+	r := newRig(t, func(t testing.TB) func() *sql.DB {
+		return func() *sql.DB { return sqldbtest.SQLite(t, path, sqldbtest.Safe) }
+	}, nil)
 	r.db.SetMaxOpenConns(1)
 	r.put(1)
 	r.exec(fmt.Sprintf("PRAGMA max_page_count=%d", r.count("PRAGMA page_count")+3))
@@ -670,7 +673,7 @@ func TestNewRefuses(t *testing.T) {
 	for _, want := range []string{"required", "Lease", "Keep ", "KeepEvents"} {
 		require.ErrorContains(t, err, want)
 	}
-	db := openSQLite(t, filepath.Join(t.TempDir(), "q.db"), "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10)")
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "q.db"), "?_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)&_pragma=busy_timeout(10)")
 	_, err = queue.New(t.Context(), db, newRing(), nil)
 	require.ErrorContains(t, err, "synchronous")
 	r := newRig(t, lite, nil)

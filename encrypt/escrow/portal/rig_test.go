@@ -24,6 +24,7 @@ import (
 
 	"github.com/postseal/postseal/encrypt/escrow"
 	"github.com/postseal/postseal/encrypt/escrow/portal"
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/keyring"
 )
@@ -86,10 +87,9 @@ func newRig(t *testing.T) *rig {
 
 // openDB gives the database of a rig; the interop lane puts PostgreSQL in its place.
 var openDB = func(t *testing.T, dir string) *sql.DB {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "mail.db")+"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)")
-	require.NoError(t, err)
+	t.Helper()
+	db := sqldbtest.SQLite(t, filepath.Join(dir, "mail.db"), sqldbtest.Safe)
 	db.SetMaxOpenConns(1)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
 }
 

@@ -1,5 +1,5 @@
-// Package sqldbtest makes a database fail on purpose, at each statement in turn, so that a package's tests can show that
-// whatever fails leaves nothing half written.
+// Package sqldbtest opens databases for tests, and makes one fail on purpose, at each statement in turn, so that a package's
+// tests can show that whatever fails leaves nothing half written.
 package sqldbtest
 
 import (
