@@ -23,9 +23,8 @@ func TestWriteFile(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, s, string(b))
 	}
-	fi, err := os.Stat(path)
+	_, err := durable.ReadPrivate(path, 1)
 	require.NoError(t, err)
-	require.True(t, durable.Private(fi))
 	require.NoFileExists(t, path+".tmp")
 	require.NoError(t, durable.RemoveTemp(path))
 	require.NoError(t, os.WriteFile(path+".tmp", nil, 0o600))
@@ -36,6 +35,23 @@ func TestWriteFile(t *testing.T) {
 	require.Error(t, durable.WriteFile(path, nil))
 	require.Error(t, durable.WriteFile(filepath.Join(path, "x"), nil))
 	require.Error(t, durable.SyncDir(filepath.Join(path, "none")))
+}
+
+func TestReadPrivate(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	_, err := durable.ReadPrivate(path, 4)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.NoError(t, durable.WriteFile(path, []byte("secret")))
+	b, err := durable.ReadPrivate(path, 4)
+	require.NoError(t, err)
+	require.Equal(t, "secr", string(b))
+	for _, mode := range []os.FileMode{0o640, 0o604, 0o610} {
+		require.NoError(t, os.Chmod(path, mode))
+		_, err = durable.ReadPrivate(path, 4)
+		require.ErrorIs(t, err, durable.ErrExposed, "%v", mode)
+	}
+	_, err = durable.ReadPrivate(filepath.Dir(path), 4)
+	require.Error(t, err, "a folder")
 }
 
 func TestTree(t *testing.T) {

@@ -32,5 +32,5 @@ func lockFile(f *os.File) error {
 	}
 }
 
-// Private says whether fi can be read by its owner alone.
-func Private(fi os.FileInfo) bool { return fi.Mode().Perm()&0o077 == 0 }
+// private says whether fi can be read by its owner alone.
+func private(fi os.FileInfo) bool { return fi.Mode().Perm()&0o077 == 0 }

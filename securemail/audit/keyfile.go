@@ -8,9 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -72,20 +70,11 @@ func openKeys(path, origin string, mayMake bool) (*keys, error) {
 }
 
 func readKeys(path string) (*keys, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("audit: key file: %w", err)
-	}
-	defer file.Close()
-	fi, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("audit: key file: %w", err)
-	}
-	if !durable.Private(fi) {
+	b, err := durable.ReadPrivate(path, maxKeyFile)
+	switch {
+	case errors.Is(err, durable.ErrExposed):
 		return nil, ErrExposed
-	}
-	b, err := io.ReadAll(io.LimitReader(file, maxKeyFile))
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("audit: key file: %w", err)
 	}
 	return parseKeys(b)

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strings"
@@ -68,20 +67,11 @@ var (
 
 // readRoots reads the key file, the current key first.
 func (f *File) readRoots() ([][]byte, error) {
-	file, err := os.Open(f.path)
-	if err != nil {
-		return nil, fmt.Errorf("keyring: key file: %w", err)
-	}
-	defer file.Close()
-	fi, err := file.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("keyring: key file: %w", err)
-	}
-	if !durable.Private(fi) {
+	b, err := durable.ReadPrivate(f.path, maxRootFile)
+	switch {
+	case errors.Is(err, durable.ErrExposed):
 		return nil, ErrExposed
-	}
-	b, err := io.ReadAll(io.LimitReader(file, maxRootFile))
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("keyring: key file: %w", err)
 	}
 	defer clear(b)
