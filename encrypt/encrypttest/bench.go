@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/postseal/postseal/encrypt"
+	"github.com/postseal/postseal/internal/kit"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -55,7 +56,7 @@ type bench struct {
 	*Rig
 	c         *checker
 	words     canaries
-	logs      *capture
+	logs      *kit.Capture
 	from, to  securemail.Contact
 	recipient string
 }
@@ -63,21 +64,21 @@ type bench struct {
 // bench asks the harness for a fresh rig; the case ends here if there is none.
 func (c *checker) bench(h Harness) *bench {
 	words := newCanaries()
-	b := &bench{c: c, words: words, logs: newCapture(), recipient: words[placeRecipient].word + "@recipient.example"}
+	b := &bench{c: c, words: words, logs: kit.NewCapture(), recipient: words[placeRecipient].word + "@recipient.example"}
 	b.from = securemail.Mailbox(words[placeSender].word + "@sender.example")
 	b.to = securemail.Mailbox("\"" + words[placeName].word + "\" <" + b.recipient + ">")
 	if h.New == nil {
-		c.stop(ruleHarness, "Harness.New is nil")
+		c.Stopf(ruleHarness, "Harness.New is nil")
 	}
-	r, err := h.New(c.ctx, Setup{Tenant: "tenant-1", Sender: b.from, Recipient: b.to, Logger: slog.New(b.logs)})
+	r, err := h.New(c.Ctx, Setup{Tenant: "tenant-1", Sender: b.from, Recipient: b.to, Logger: slog.New(b.logs)})
 	switch {
 	case err != nil:
-		c.stop(ruleHarness, "the harness can't build a rig: %v", err)
+		c.Stopf(ruleHarness, "the harness can't build a rig: %v", err)
 	case r == nil || r.Encryptor == nil || r.Open == nil && !r.Plain:
-		c.stop(ruleHarness, "the rig has no Encryptor or no Open")
+		c.Stopf(ruleHarness, "the rig has no Encryptor or no Open")
 	}
 	if r.Close != nil {
-		c.closers = append(c.closers, r.Close)
+		c.Closes(r.Close)
 	}
 	b.Rig = r
 	return b
@@ -87,7 +88,7 @@ func (c *checker) bench(h Harness) *bench {
 func (b *bench) message(s shape) *securemail.Message {
 	m, err := securemail.NewMessage(securemail.Bytes([]byte(s.raw(b.words, b.recipient, b.from.Address.Reveal()))))
 	if err != nil {
-		b.c.stop(ruleHarness, "the kit's own message %q: %v", s.name, err)
+		b.c.Stopf(ruleHarness, "the kit's own message %q: %v", s.name, err)
 	}
 	return m
 }
@@ -141,17 +142,17 @@ func (b *bench) encrypt(ctx context.Context, j *securemail.Job) (*securemail.Sea
 	original := j.Parcel
 	s, err := b.guarded(ctx, j)
 	if j.Parcel != original || !reflect.DeepEqual(parcel, *j.Parcel) || choice != j.Choice || !reflect.DeepEqual(keys, j.Keys) {
-		b.c.failf(ruleJob, "the Job was changed")
+		b.c.Failf(ruleJob, "the Job was changed")
 	}
 	b.silent(err)
 	if err != nil {
 		if s != nil {
-			b.c.failf(ruleResult, "an error and a result")
+			b.c.Failf(ruleResult, "an error and a result")
 		}
 		return nil, err
 	}
 	if s == nil || s.Message == nil {
-		b.c.stop(ruleResult, "no error and no message")
+		b.c.Stopf(ruleResult, "no error and no message")
 	}
 	b.evidence(s, j)
 	return s, nil
@@ -162,7 +163,7 @@ var errPanic = errors.New("panic")
 func (b *bench) guarded(ctx context.Context, j *securemail.Job) (s *securemail.Sealed, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			b.c.failf(ruleNoPanic, "Encrypt: panic: %s", panicText(p))
+			b.c.Failf(ruleNoPanic, "Encrypt: panic: %s", kit.PanicText(p))
 			s, err = nil, errPanic
 		}
 	}()
@@ -171,12 +172,12 @@ func (b *bench) guarded(ctx context.Context, j *securemail.Job) (s *securemail.S
 
 // silent looks for canaries where none may be.
 func (b *bench) silent(err error) {
-	text := errorText(err) + b.logs.buf.text()
-	if b.c.fallback != nil {
-		text += b.c.fallback.buf.text()
+	text := errorText(err) + b.logs.Text()
+	if b.c.Fallback != nil {
+		text += b.c.Fallback.Text()
 	}
 	if found := b.words.found(text); len(found) > 0 {
-		b.c.failf(ruleSilent, "in an error or log: %s", strings.Join(found, ", "))
+		b.c.Failf(ruleSilent, "in an error or log: %s", strings.Join(found, ", "))
 	}
 	b.noFactor(text, "an error or log")
 }
@@ -188,22 +189,22 @@ func (b *bench) evidence(s *securemail.Sealed, j *securemail.Job) {
 		text += " " + k + " " + v
 	}
 	if found := b.words.found(text); len(found) > 0 {
-		b.c.failf(ruleSilent, "in Protection: %s", strings.Join(found, ", "))
+		b.c.Failf(ruleSilent, "in Protection: %s", strings.Join(found, ", "))
 	}
 	b.noFactor(text, "Protection")
 	b.notDerived(j.Message, text, "Protection")
 	if s.Algorithm == "" {
-		b.c.failf(ruleAlgorithm, "Protection.Algorithm is empty")
+		b.c.Failf(ruleAlgorithm, "Protection.Algorithm is empty")
 	}
 	if b.Rig.Keys == nil {
 		return
 	}
 	if len(s.Keys) == 0 {
-		b.c.failf(ruleKeys, "Protection.Keys is empty")
+		b.c.Failf(ruleKeys, "Protection.Keys is empty")
 	}
 	for _, fp := range s.Keys {
 		if !slices.ContainsFunc(j.Keys, func(k securemail.Key) bool { return k.Fingerprint == fp }) {
-			b.c.failf(ruleKeys, "Protection.Keys has a fingerprint that is none of the Job's")
+			b.c.Failf(ruleKeys, "Protection.Keys has a fingerprint that is none of the Job's")
 		}
 	}
 }
@@ -211,9 +212,9 @@ func (b *bench) evidence(s *securemail.Sealed, j *securemail.Job) {
 // seal encrypts m for a Job of its own and checks the whole way to the recipient.
 func (b *bench) seal(m *securemail.Message) *securemail.Sealed {
 	j := b.job(m)
-	s, err := b.encrypt(b.c.ctx, j)
+	s, err := b.encrypt(b.c.Ctx, j)
 	if err != nil {
-		b.c.stop(ruleResult, "Encrypt: %v", err)
+		b.c.Stopf(ruleResult, "Encrypt: %v", err)
 	}
 	b.judge(j, s)
 	return s
@@ -223,21 +224,21 @@ func (b *bench) seal(m *securemail.Message) *securemail.Sealed {
 func (b *bench) judge(j *securemail.Job, s *securemail.Sealed) {
 	if b.Plain {
 		if !bytes.Equal(octets(b.c, s.Message), octets(b.c, j.Message)) {
-			b.c.failf(ruleUnchanged, "the message was changed")
+			b.c.Failf(ruleUnchanged, "the message was changed")
 		}
 		return
 	}
 	wire := octets(b.c, s.Message)
 	if !bytes.Equal(wire, octets(b.c, s.Message)) {
-		b.c.failf(ruleSame, "the second Open gives others")
+		b.c.Failf(ruleSame, "the second Open gives others")
 	}
 	b.noFactor(string(wire), "what leaves")
 	b.notDerived(j.Message, string(wire), "what leaves")
 	if _, err := securemail.NewMessage(securemail.Bytes(wire)); err != nil {
-		b.c.failf(ruleWire, "%v", err)
+		b.c.Failf(ruleWire, "%v", err)
 	}
 	if !slices.Equal(s.Message.Header("Message-ID"), j.Message.Header("Message-ID")) {
-		b.c.failf(ruleMessageID, "the Message-ID is another")
+		b.c.Failf(ruleMessageID, "the Message-ID is another")
 	}
 	if b.Notice {
 		b.notice(s.Message)
@@ -245,11 +246,11 @@ func (b *bench) judge(j *securemail.Job, s *securemail.Sealed) {
 		b.outer(j, s.Message)
 	}
 	if found := b.words.found(string(wire), placeSubject, placeBody, placeFile, placeBcc, placeHeader, placePatient); len(found) > 0 {
-		b.c.failf(ruleHidden, "visible: %s", strings.Join(found, ", "))
+		b.c.Failf(ruleHidden, "visible: %s", strings.Join(found, ", "))
 	}
-	back, err := b.Open(b.c.ctx, s.Message)
+	back, err := b.Open(b.c.Ctx, s.Message)
 	if err != nil || back == nil {
-		b.c.failf(ruleOpens, "the recipient can't open it: %v", err)
+		b.c.Failf(ruleOpens, "the recipient can't open it: %v", err)
 		return
 	}
 	b.same(j.Message, back)
@@ -259,18 +260,18 @@ func (b *bench) judge(j *securemail.Job, s *securemail.Sealed) {
 func (b *bench) outer(j *securemail.Job, m *securemail.Message) {
 	want, err := encrypt.Outer(j.Parcel, encrypt.Content{Type: "text/plain", Body: securemail.Bytes([]byte("x\r\n"))})
 	if err != nil {
-		b.c.stop(ruleHarness, "the kit's own message: %v", err)
+		b.c.Stopf(ruleHarness, "the kit's own message: %v", err)
 	}
 	have, foreign := envelope(m)
 	should, _ := envelope(want)
 	if !slices.Equal(have, should) {
-		b.c.failf(ruleOuter, "the header has fields that encrypt.Outer does not write, or others")
+		b.c.Failf(ruleOuter, "the header has fields that encrypt.Outer does not write, or others")
 	}
 	for _, name := range foreign {
 		switch name {
 		case "content-type", "content-transfer-encoding", "content-disposition":
 		default:
-			b.c.failf(ruleOuter, "the header has the field %s", name)
+			b.c.Failf(ruleOuter, "the header has the field %s", name)
 		}
 	}
 }
@@ -282,19 +283,19 @@ func (b *bench) notice(m *securemail.Message) {
 		switch name, _, _ := strings.Cut(strings.ToLower(f), ":"); name {
 		case "date", "from", "to", "subject", "message-id", "auto-submitted", "mime-version":
 		default:
-			b.c.failf(ruleNotice, "the header has the field %s", name)
+			b.c.Failf(ruleNotice, "the header has the field %s", name)
 		}
 	}
 	for _, name := range content {
 		if name != "content-type" && name != "content-transfer-encoding" {
-			b.c.failf(ruleNotice, "the header has the field %s", name)
+			b.c.Failf(ruleNotice, "the header has the field %s", name)
 		}
 	}
 	if to := m.Header("To"); len(to) != 1 || strings.Trim(to[0], "<>") != b.recipient {
-		b.c.failf(ruleNotice, "To is not the recipient's address alone")
+		b.c.Failf(ruleNotice, "To is not the recipient's address alone")
 	}
 	if found := b.words.found(string(octets(b.c, m)), placeName); len(found) > 0 {
-		b.c.failf(ruleNotice, "visible: %s", strings.Join(found, ", "))
+		b.c.Failf(ruleNotice, "visible: %s", strings.Join(found, ", "))
 	}
 }
 
@@ -317,29 +318,29 @@ func envelope(m *securemail.Message) (fields, content []string) {
 func (b *bench) same(original, back *securemail.Message) {
 	for _, name := range []string{"Subject", "From", "To", "Cc", "Date", "Message-ID", "Reply-To", "In-Reply-To"} {
 		if !slices.Equal(original.Header(name), back.Header(name)) {
-			b.c.failf(ruleOpens, "the field %s is another", name)
+			b.c.Failf(ruleOpens, "the field %s is another", name)
 		}
 	}
 	if !bytes.Equal(octets(b.c, original.Body()), octets(b.c, back.Body())) {
-		b.c.failf(ruleOpens, "the body is another")
+		b.c.Failf(ruleOpens, "the body is another")
 	}
 	if len(back.Header("Bcc")) > 0 || b.words[placeBcc].in(string(back.Head())) {
-		b.c.failf(ruleBcc, "the recipient sees Bcc")
+		b.c.Failf(ruleBcc, "the recipient sees Bcc")
 	}
 }
 
 func octets(c *checker, s securemail.Source) []byte {
 	r, err := s.Open()
 	if err != nil {
-		c.stop(ruleWire, "can't be read: %v", err)
+		c.Stopf(ruleWire, "can't be read: %v", err)
 	}
 	defer r.Close()
 	all, err := io.ReadAll(r)
 	if err != nil {
-		c.stop(ruleWire, "can't be read: %v", err)
+		c.Stopf(ruleWire, "can't be read: %v", err)
 	}
 	if int64(len(all)) != s.Size() {
-		c.failf(ruleWire, "Size is not the number of octets")
+		c.Failf(ruleWire, "Size is not the number of octets")
 	}
 	return all
 }

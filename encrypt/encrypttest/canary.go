@@ -1,22 +1,18 @@
 package encrypttest
 
 import (
-	"bytes"
-	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
-	"sync"
+
+	"github.com/postseal/postseal/internal/kit"
 )
 
 // canary is a random word planted in one place of a message.
 type canary struct{ place, word string }
 
-func newCanary(place string) canary { return canary{place, "c" + strings.ToLower(rand.Text())} }
+func newCanary(place string) canary { return canary{place, kit.NewWord()} }
 
 // in says whether text holds the word: as it is, in other case, in hex, or in base64 at any alignment, also across line
 // ends and soft line breaks (RFC 2045 section 6.7).
@@ -31,16 +27,8 @@ func normal(text string) normalText {
 }
 
 func (c canary) inNormal(t normalText) bool {
-	if strings.Contains(t.lower, c.word) || strings.Contains(t.lower, hex.EncodeToString([]byte(c.word))) {
-		return true
-	}
-	for shift := range 3 {
-		enc := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("\x00", shift) + c.word))
-		if strings.Contains(t.plain, enc[(shift*8+5)/6:(shift+len(c.word))*8/6]) {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(t.lower, c.word) || strings.Contains(t.lower, hex.EncodeToString([]byte(c.word))) ||
+		kit.InBase64(t.plain, c.word)
 }
 
 // The places of canaries. What is in a hidden place must not be seen on the outside of sealed mail.
@@ -108,35 +96,4 @@ func oneOf(err error, targets ...error) bool {
 		}
 	}
 	return false
-}
-
-// capture is a slog.Handler that keeps every line of every level.
-type capture struct {
-	slog.Handler
-	buf *lockedBuffer
-}
-
-func newCapture() *capture {
-	buf := &lockedBuffer{}
-	return &capture{slog.NewJSONHandler(buf, &slog.HandlerOptions{Level: slog.Level(-1000)}), buf}
-}
-
-// Enabled is true: what a production level would hide is looked at too.
-func (c *capture) Enabled(context.Context, slog.Level) bool { return true }
-
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) text() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/postseal/postseal/internal/kit"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -65,21 +66,21 @@ func (b *bench) toBcc() {
 	m := b.message(b.edited(func(s *shape) { s.to = "Second <second@recipient.example>" }))
 	s := b.seal(m)
 	if !b.Plain && (strings.Contains(string(s.Message.Head()), "second@") || strings.Contains(string(s.Message.Head()), "third@")) {
-		b.c.failf(ruleBcc, "the outside of a Bcc recipient's copy names other recipients")
+		b.c.Failf(ruleBcc, "the outside of a Bcc recipient's copy names other recipients")
 	}
 }
 
 // needsKeys skips the case where the method needs none.
 func (b *bench) needsKeys() {
 	if b.Keys == nil {
-		b.c.skipf("the method needs no recipient key")
+		b.c.Skipf("the method needs no recipient key")
 	}
 }
 
 // seals skips the case where the method seals nothing.
 func (b *bench) seals() {
 	if b.Plain {
-		b.c.skipf("the method seals nothing")
+		b.c.Skipf("the method seals nothing")
 	}
 }
 
@@ -88,12 +89,12 @@ func (b *bench) refuses(what string, keys ...securemail.Key) {
 	b.needsKeys()
 	j := b.job(b.text())
 	j.Keys = keys
-	_, err := b.encrypt(b.c.ctx, j)
+	_, err := b.encrypt(b.c.Ctx, j)
 	if !errors.Is(err, securemail.ErrNoKey) {
-		b.c.failf(ruleNoKey, "%s: %v", what, err)
+		b.c.Failf(ruleNoKey, "%s: %v", what, err)
 	}
 	if oneOf(err, securemail.ErrHold, securemail.ErrPending, securemail.ErrChannel) {
-		b.c.failf(ruleNoKey, "%s: the error Is another one as well", what)
+		b.c.Failf(ruleNoKey, "%s: the error Is another one as well", what)
 	}
 }
 
@@ -109,7 +110,7 @@ func (b *bench) brokenKeys() {
 	b.needsKeys()
 	good := b.Keys[0]
 	if len(good.Public) == 0 || len(good.Public[0]) < 16 {
-		b.c.skipf("the method's keys are not octets")
+		b.c.Skipf("the method's keys are not octets")
 	}
 	raw := good.Public[0]
 	broken := map[string][][]byte{
@@ -136,7 +137,7 @@ func reversed(in []byte) []byte {
 func (b *bench) unusableKeys() {
 	b.needsKeys()
 	if len(b.Unusable) == 0 {
-		b.c.skipf("the harness gave no unusable keys")
+		b.c.Skipf("the harness gave no unusable keys")
 	}
 	for _, what := range slices.Sorted(maps.Keys(b.Unusable)) {
 		b.refuses(what, copyKey(b.Unusable[what]))
@@ -150,12 +151,12 @@ func (b *bench) oneOfSeveral() {
 	bad.Public, bad.Fingerprint = [][]byte{make([]byte, 64)}, strings.Repeat("ab", 20)
 	j := b.job(b.text())
 	j.Keys = append([]securemail.Key{bad, b.otherMethod()}, j.Keys...)
-	s, err := b.encrypt(b.c.ctx, j)
+	s, err := b.encrypt(b.c.Ctx, j)
 	if err != nil {
-		b.c.stop(ruleNoKey, "a usable key is there: %v", err)
+		b.c.Stopf(ruleNoKey, "a usable key is there: %v", err)
 	}
 	if slices.Contains(s.Keys, bad.Fingerprint) {
-		b.c.failf(ruleKeys, "a key that can't be used is named")
+		b.c.Failf(ruleKeys, "a key that can't be used is named")
 	}
 	b.judge(j, s)
 }
@@ -164,11 +165,11 @@ func (b *bench) method() {
 	m := b.Encryptor.Method()
 	b.seal(b.text())
 	if m == "" || m != b.Encryptor.Method() {
-		b.c.failf(ruleMethod, "empty, or not constant")
+		b.c.Failf(ruleMethod, "empty, or not constant")
 	}
 	for _, k := range b.Keys {
 		if k.Method != m {
-			b.c.failf(ruleMethod, "the rig's keys are of another method")
+			b.c.Failf(ruleMethod, "the rig's keys are of another method")
 		}
 	}
 }
@@ -183,7 +184,7 @@ func (b *bench) concurrent() {
 		raw := b.edited(func(s *shape) { s.body += strings.Repeat("!", i) }).raw(b.words, b.recipient, b.from.Address.Reveal())
 		m, err := securemail.NewMessage(&gated{g, strings.Replace(raw, "<1.2.3@", "<1.2."+strings.Repeat("1", i+1)+"@", 1)})
 		if err != nil {
-			b.c.stop(ruleHarness, "the kit's own message: %v", err)
+			b.c.Stopf(ruleHarness, "the kit's own message: %v", err)
 		}
 		jobs[i] = b.job(m)
 		jobs[i].Keys = jobs[0].Keys // one KeySource's answer
@@ -197,13 +198,13 @@ func (b *bench) concurrent() {
 					errs[i] = errPanic
 				}
 			}()
-			sealed[i], errs[i] = b.Encryptor.Encrypt(b.c.ctx, jobs[i])
+			sealed[i], errs[i] = b.Encryptor.Encrypt(b.c.Ctx, jobs[i])
 		})
 	}
 	wg.Wait()
 	for i := range n {
 		if errs[i] != nil || sealed[i] == nil || sealed[i].Message == nil {
-			b.c.stop(ruleConcurrent, "goroutine %d: %v", i, errs[i])
+			b.c.Stopf(ruleConcurrent, "goroutine %d: %v", i, errs[i])
 		}
 		b.judge(jobs[i], sealed[i])
 	}
@@ -214,9 +215,9 @@ func (b *bench) left(id securemail.ParcelID) int {
 	if b.Left == nil {
 		return 0
 	}
-	n, err := b.Left(b.c.ctx, id)
+	n, err := b.Left(b.c.Ctx, id)
 	if err != nil {
-		b.c.stop(ruleHarness, "Left: %v", err)
+		b.c.Stopf(ruleHarness, "Left: %v", err)
 	}
 	return n
 }
@@ -224,32 +225,32 @@ func (b *bench) left(id securemail.ParcelID) int {
 func (b *bench) repeat() {
 	j := b.job(b.text())
 	for range 3 {
-		s, err := b.encrypt(b.c.ctx, j)
+		s, err := b.encrypt(b.c.Ctx, j)
 		if err != nil {
-			b.c.stop(ruleRepeat, "%v", err)
+			b.c.Stopf(ruleRepeat, "%v", err)
 		}
 		b.judge(j, s)
 	}
 	if n := b.left(j.ID); n > 1 {
-		b.c.failf(ruleRepeat, "%d things were left behind", n)
+		b.c.Failf(ruleRepeat, "%d things were left behind", n)
 	}
 	if b.Keys == nil {
 		return
 	}
 	j.Keys = nil // removed since: what was good for an earlier attempt is none for this one
-	if _, err := b.encrypt(b.c.ctx, j); !errors.Is(err, securemail.ErrNoKey) {
-		b.c.failf(ruleNoKey, "a repeat without keys: %v", err)
+	if _, err := b.encrypt(b.c.Ctx, j); !errors.Is(err, securemail.ErrNoKey) {
+		b.c.Failf(ruleNoKey, "a repeat without keys: %v", err)
 	}
 }
 
 func (b *bench) undo(id securemail.ParcelID) {
 	defer func() {
 		if p := recover(); p != nil {
-			b.c.failf(ruleNoPanic, "Undo: panic: %s", panicText(p))
+			b.c.Failf(ruleNoPanic, "Undo: panic: %s", kit.PanicText(p))
 		}
 	}()
-	if err := b.Encryptor.Undo(b.c.ctx, id); err != nil {
-		b.c.failf(ruleUndo, "%v", err)
+	if err := b.Encryptor.Undo(b.c.Ctx, id); err != nil {
+		b.c.Failf(ruleUndo, "%v", err)
 		b.silent(err)
 	}
 }
@@ -261,13 +262,13 @@ func (b *bench) undoUnknown() {
 
 func (b *bench) undoKnown() {
 	j, other := b.job(b.text()), b.job(b.text())
-	s, err := b.encrypt(b.c.ctx, j)
+	s, err := b.encrypt(b.c.Ctx, j)
 	if err != nil {
-		b.c.stop(ruleResult, "%v", err)
+		b.c.Stopf(ruleResult, "%v", err)
 	}
-	kept, err := b.encrypt(b.c.ctx, other)
+	kept, err := b.encrypt(b.c.Ctx, other)
 	if err != nil {
-		b.c.stop(ruleResult, "%v", err)
+		b.c.Stopf(ruleResult, "%v", err)
 	}
 	b.undo(j.ID)
 	b.undo(j.ID)
@@ -276,10 +277,10 @@ func (b *bench) undoKnown() {
 		return
 	}
 	if b.left(j.ID) != 0 {
-		b.c.failf(ruleUndo, "something is left behind")
+		b.c.Failf(ruleUndo, "something is left behind")
 	}
-	if m, err := b.Open(b.c.ctx, s.Message); err == nil && m != nil {
-		b.c.failf(ruleUndo, "what was undone can still be opened")
+	if m, err := b.Open(b.c.Ctx, s.Message); err == nil && m != nil {
+		b.c.Failf(ruleUndo, "what was undone can still be opened")
 	}
 }
 
@@ -289,7 +290,7 @@ func (b *bench) fresh() {
 	m := b.text()
 	first, second := b.seal(m), b.seal(m)
 	if bytes.Equal(octets(b.c, first.Message.Body()), octets(b.c, second.Message.Body())) {
-		b.c.failf(ruleFresh, "two parcels have the same sealed body")
+		b.c.Failf(ruleFresh, "two parcels have the same sealed body")
 	}
 }
 
@@ -318,29 +319,29 @@ func (b *bench) flipped(original *securemail.Message, wire []byte, i int) {
 	if err != nil {
 		return
 	}
-	back, err := b.Open(b.c.ctx, m)
+	back, err := b.Open(b.c.Ctx, m)
 	if err != nil || back == nil {
 		return
 	}
 	if !bytes.Equal(octets(b.c, back.Body()), octets(b.c, original.Body())) ||
 		!slices.Equal(back.Header("Subject"), original.Header("Subject")) {
-		b.c.stop(ruleIntegrity, "changed at octet %d, it opens as another message", i)
+		b.c.Stopf(ruleIntegrity, "changed at octet %d, it opens as another message", i)
 	}
 }
 
 func (b *bench) cancelled() {
-	ctx, cancel := context.WithCancel(b.c.ctx)
+	ctx, cancel := context.WithCancel(b.c.Ctx)
 	cancel()
 	start := time.Now()
 	_, err := b.encrypt(ctx, b.job(b.text()))
 	if !errors.Is(err, context.Canceled) {
-		b.c.failf(ruleCancel, "%v", err)
+		b.c.Failf(ruleCancel, "%v", err)
 	}
 	if oneOf(err, securemail.ErrNoKey, securemail.ErrHold) {
-		b.c.failf(ruleNotNoKey, "an ended ctx is taken for a missing key or a hold")
+		b.c.Failf(ruleNotNoKey, "an ended ctx is taken for a missing key or a hold")
 	}
 	if d := time.Since(start); d > 5*time.Second {
-		b.c.failf(ruleCancel, "took %v", d)
+		b.c.Failf(ruleCancel, "took %v", d)
 	}
 }
 
@@ -378,14 +379,14 @@ func (b *bench) failingSource() {
 	for _, atOpen := range []bool{true, false} {
 		m, err := securemail.NewMessage(&flaky{left: 1, text: raw, open: atOpen})
 		if err != nil {
-			b.c.stop(ruleHarness, "the kit's own source: %v", err)
+			b.c.Stopf(ruleHarness, "the kit's own source: %v", err)
 		}
-		_, err = b.encrypt(b.c.ctx, b.job(m))
+		_, err = b.encrypt(b.c.Ctx, b.job(m))
 		if err == nil {
-			b.c.failf(ruleSource, "a message that can't be read was sealed")
+			b.c.Failf(ruleSource, "a message that can't be read was sealed")
 		}
 		if oneOf(err, securemail.ErrNoKey, securemail.ErrHold) {
-			b.c.failf(ruleNotNoKey, "a message that can't be read is taken for a missing key or a hold")
+			b.c.Failf(ruleNotNoKey, "a message that can't be read is taken for a missing key or a hold")
 		}
 	}
 }

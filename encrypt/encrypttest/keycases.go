@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/postseal/postseal/internal/kit"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -45,7 +46,7 @@ func keyCases(h KeyHarness) []testcase {
 	add("pending", KeyPending, func(b *keyBench) { b.pending() })
 	add("cancelled", KeyFound, func(b *keyBench) { b.cancelled() })
 	add("another behind", KeyFound, func(b *keyBench) { b.behind() })
-	add("nothing asked", KeyFound, func(b *keyBench) { b.ask(b.c.ctx, securemail.Lookup{}) })
+	add("nothing asked", KeyFound, func(b *keyBench) { b.ask(b.c.Ctx, securemail.Lookup{}) })
 	add("concurrent", KeyFound, func(b *keyBench) { b.concurrent() })
 	return append(cases, testcase{"keys/some fault is shown", func(c *checker) { c.someFault(h) }})
 }
@@ -55,14 +56,14 @@ type keyBench struct {
 	*KeyRig
 	c      *checker
 	words  canaries
-	logs   *capture
+	logs   *kit.Capture
 	lookup securemail.Lookup
 	other  securemail.Address
 }
 
 func (c *checker) keyBench(h KeyHarness, s KeyState) *keyBench {
 	words := newCanaries()
-	b := &keyBench{c: c, words: words, logs: newCapture()}
+	b := &keyBench{c: c, words: words, logs: kit.NewCapture()}
 	b.lookup = securemail.Lookup{
 		Tenant: "tenant-1", Method: securemail.MethodPGP,
 		Sender:  securemail.Mailbox(words[placeSender].word + "@sender.example").Address,
@@ -70,19 +71,19 @@ func (c *checker) keyBench(h KeyHarness, s KeyState) *keyBench {
 	}
 	b.other = securemail.Mailbox(words[placeBcc].word + "@recipient.example").Address
 	if h.New == nil {
-		c.stop(ruleHarness, "KeyHarness.New is nil")
+		c.Stopf(ruleHarness, "KeyHarness.New is nil")
 	}
-	r, err := h.New(c.ctx, KeySetup{State: s, Lookup: b.lookup, Other: b.other, Logger: slog.New(b.logs)})
+	r, err := h.New(c.Ctx, KeySetup{State: s, Lookup: b.lookup, Other: b.other, Logger: slog.New(b.logs)})
 	switch {
 	case errors.Is(err, errors.ErrUnsupported) && s != KeyFound && s != KeyNone:
-		c.skipf("%s", strings.TrimSuffix(err.Error(), ": "+errors.ErrUnsupported.Error()))
+		c.Skipf("%s", strings.TrimSuffix(err.Error(), ": "+errors.ErrUnsupported.Error()))
 	case err != nil:
-		c.stop(ruleHarness, "the harness can't build %s: %v", s, err)
+		c.Stopf(ruleHarness, "the harness can't build %s: %v", s, err)
 	case r == nil || r.Source == nil:
-		c.stop(ruleHarness, "the rig for %s has no Source", s)
+		c.Stopf(ruleHarness, "the rig for %s has no Source", s)
 	}
 	if r.Close != nil {
-		c.closers = append(c.closers, r.Close)
+		c.Closes(r.Close)
 	}
 	b.KeyRig = r
 	return b
@@ -99,56 +100,56 @@ func (b *keyBench) with(edit func(*securemail.Lookup)) securemail.Lookup {
 func (b *keyBench) ask(ctx context.Context, l securemail.Lookup) (found []securemail.Key, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			b.c.failf(ruleNoPanic, "Keys: panic: %s", panicText(p))
+			b.c.Failf(ruleNoPanic, "Keys: panic: %s", kit.PanicText(p))
 			err = errPanic
 		}
 	}()
 	found, err = b.Source.Keys(ctx, l)
-	text := errorText(err) + b.logs.buf.text()
-	if b.c.fallback != nil {
-		text += b.c.fallback.buf.text()
+	text := errorText(err) + b.logs.Text()
+	if b.c.Fallback != nil {
+		text += b.c.Fallback.Text()
 	}
 	for _, k := range found {
 		text += " " + k.Origin + " " + k.Fingerprint + " " + strings.Join(k.Capabilities, " ")
 	}
 	if places := b.words.found(text); len(places) > 0 {
-		b.c.failf(ruleKeySilent, "in an error, a log or a label: %s", strings.Join(places, ", "))
+		b.c.Failf(ruleKeySilent, "in an error, a log or a label: %s", strings.Join(places, ", "))
 	}
 	if err != nil && len(found) > 0 {
-		b.c.failf(ruleKeyFound, "an error and keys")
+		b.c.Failf(ruleKeyFound, "an error and keys")
 	}
 	if errors.Is(err, securemail.ErrNoKey) && oneOf(err, securemail.ErrPending, context.Canceled, context.DeadlineExceeded) {
-		b.c.failf(ruleKeyUnknown, "ErrNoKey and another answer in one")
+		b.c.Failf(ruleKeyUnknown, "ErrNoKey and another answer in one")
 	}
 	return found, err
 }
 
 func (b *keyBench) found() {
-	found, err := b.ask(b.c.ctx, b.lookup)
+	found, err := b.ask(b.c.Ctx, b.lookup)
 	if err != nil || len(found) == 0 {
-		b.c.stop(ruleKeyFound, "%d keys, %v", len(found), err)
+		b.c.Stopf(ruleKeyFound, "%d keys, %v", len(found), err)
 	}
 	for _, k := range found {
 		_, bad := hex.DecodeString(k.Fingerprint)
 		switch {
 		case k.Method != b.lookup.Method:
-			b.c.failf(ruleKeyFound, "a key of another method")
+			b.c.Failf(ruleKeyFound, "a key of another method")
 		case k.Fingerprint == "" || bad != nil || k.Fingerprint != strings.ToLower(k.Fingerprint):
-			b.c.failf(ruleKeyFound, "the fingerprint is not lower-case hex")
+			b.c.Failf(ruleKeyFound, "the fingerprint is not lower-case hex")
 		case k.Origin == "":
-			b.c.failf(ruleKeyFound, "no Origin")
+			b.c.Failf(ruleKeyFound, "no Origin")
 		case len(k.Public) == 0 || len(k.Public[0]) == 0:
-			b.c.failf(ruleKeyFound, "no public key")
+			b.c.Failf(ruleKeyFound, "no public key")
 		case k.Trust > securemail.TrustPinned:
-			b.c.failf(ruleKeyFound, "no known Trust")
+			b.c.Failf(ruleKeyFound, "no known Trust")
 		}
 	}
 }
 
 func (b *keyBench) none(what string, l securemail.Lookup) {
-	found, err := b.ask(b.c.ctx, l)
+	found, err := b.ask(b.c.Ctx, l)
 	if !errors.Is(err, securemail.ErrNoKey) {
-		b.c.failf(ruleKeyNone, "%s: %d keys, %v", what, len(found), err)
+		b.c.Failf(ruleKeyNone, "%s: %d keys, %v", what, len(found), err)
 	}
 }
 
@@ -160,12 +161,12 @@ func (b *keyBench) otherDomain() {
 
 func (b *keyBench) otherTenant() {
 	if b.SharedTenants {
-		b.c.skipf("the source knows no tenants")
+		b.c.Skipf("the source knows no tenants")
 	}
 	for _, tenant := range []string{"tenant-2", ""} {
-		found, err := b.ask(b.c.ctx, b.with(func(l *securemail.Lookup) { l.Tenant = tenant }))
+		found, err := b.ask(b.c.Ctx, b.with(func(l *securemail.Lookup) { l.Tenant = tenant }))
 		if !errors.Is(err, securemail.ErrNoKey) {
-			b.c.failf(ruleKeyTenant, "tenant %q: %d keys, %v", tenant, len(found), err)
+			b.c.Failf(ruleKeyTenant, "tenant %q: %d keys, %v", tenant, len(found), err)
 		}
 	}
 }
@@ -176,31 +177,31 @@ const asks = 3
 // unknown: an error that is neither ErrNoKey nor ErrPending, or no keys without an error.
 func (b *keyBench) unknown() {
 	for i := range asks {
-		found, err := b.ask(b.c.ctx, b.lookup)
+		found, err := b.ask(b.c.Ctx, b.lookup)
 		if len(found) > 0 || oneOf(err, securemail.ErrNoKey, securemail.ErrPending) {
-			b.c.failf(ruleKeyUnknown, "asked %d times: %d keys, %v", i+1, len(found), err)
+			b.c.Failf(ruleKeyUnknown, "asked %d times: %d keys, %v", i+1, len(found), err)
 		}
 	}
 }
 
 func (b *keyBench) pending() {
 	for i := range asks {
-		found, err := b.ask(b.c.ctx, b.lookup)
+		found, err := b.ask(b.c.Ctx, b.lookup)
 		if len(found) > 0 || !errors.Is(err, securemail.ErrPending) {
-			b.c.failf(ruleKeyPending, "asked %d times: %d keys, %v", i+1, len(found), err)
+			b.c.Failf(ruleKeyPending, "asked %d times: %d keys, %v", i+1, len(found), err)
 		}
 	}
 }
 
 // cancelled: a look-up that was stopped knows nothing, and leaves nothing for the next.
 func (b *keyBench) cancelled() {
-	ctx, cancel := context.WithCancel(b.c.ctx)
+	ctx, cancel := context.WithCancel(b.c.Ctx)
 	cancel()
 	if _, err := b.ask(ctx, b.lookup); oneOf(err, securemail.ErrNoKey, securemail.ErrPending) {
-		b.c.failf(ruleKeyUnknown, "an ended ctx is taken for an answer")
+		b.c.Failf(ruleKeyUnknown, "an ended ctx is taken for an answer")
 	}
-	if _, err := b.ask(b.c.ctx, b.lookup); err != nil {
-		b.c.failf(ruleKeyUnknown, "asked again behind an ended ctx: %v", err)
+	if _, err := b.ask(b.c.Ctx, b.lookup); err != nil {
+		b.c.Failf(ruleKeyUnknown, "asked again behind an ended ctx: %v", err)
 	}
 }
 
@@ -218,9 +219,9 @@ func (b *keyBench) behind() {
 
 func (b *keyBench) concurrent() {
 	const n = 16
-	want, err := b.ask(b.c.ctx, b.lookup)
+	want, err := b.ask(b.c.Ctx, b.lookup)
 	if err != nil {
-		b.c.stop(ruleKeyFound, "%v", err)
+		b.c.Stopf(ruleKeyFound, "%v", err)
 	}
 	got, errs := make([][]securemail.Key, n), make([]error, n)
 	var wg sync.WaitGroup
@@ -231,13 +232,13 @@ func (b *keyBench) concurrent() {
 					errs[i] = errPanic
 				}
 			}()
-			got[i], errs[i] = b.Source.Keys(b.c.ctx, b.lookup)
+			got[i], errs[i] = b.Source.Keys(b.c.Ctx, b.lookup)
 		})
 	}
 	wg.Wait()
 	for i := range n {
 		if errs[i] != nil || !reflect.DeepEqual(got[i], want) {
-			b.c.stop(ruleKeyMany, "goroutine %d got another answer, or %v", i, errs[i])
+			b.c.Stopf(ruleKeyMany, "goroutine %d got another answer, or %v", i, errs[i])
 		}
 	}
 }
@@ -245,10 +246,10 @@ func (b *keyBench) concurrent() {
 // someFault: a harness that can show neither a dead nor a damaged source has left the most important rule out.
 func (c *checker) someFault(h KeyHarness) {
 	for _, s := range []KeyState{KeyDead, KeyDamaged} {
-		sub := runCase(c.ctx, testcase{c.name, func(c *checker) { c.keyBench(h, s) }}, nil)
-		if sub.skip == "" {
+		sub := runCase(c.Ctx, testcase{c.Name, func(c *checker) { c.keyBench(h, s) }}, nil)
+		if sub.Skip == "" {
 			return
 		}
 	}
-	c.failf(ruleHarness, "the harness shows the source neither dead nor damaged")
+	c.Failf(ruleHarness, "the harness shows the source neither dead nor damaged")
 }

@@ -2,12 +2,9 @@ package encrypttest
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"runtime"
-	"slices"
 	"testing"
+
+	"github.com/postseal/postseal/internal/kit"
 )
 
 // Failure is one broken rule.
@@ -52,25 +49,13 @@ func CheckKeys(ctx context.Context, h KeyHarness) *Report { return check(ctx, ke
 
 func runAll(t *testing.T, cases []testcase) {
 	t.Helper()
-	fallback, old := newCapture(), slog.Default()
-	slog.SetDefault(slog.New(fallback))
-	defer slog.SetDefault(old)
-	var skipped []string
+	fallback, restore := kit.WatchDefault()
+	defer restore()
+	var names []string
 	for _, tc := range cases {
-		t.Run(tc.name, func(t *testing.T) {
-			c := runCase(t.Context(), tc, fallback)
-			for _, f := range c.failures {
-				t.Errorf("%s\n\trule: %s", f.Detail, f.Rule)
-			}
-			if c.skip != "" {
-				skipped = append(skipped, c.skip)
-				t.Skip(c.skip)
-			}
-		})
+		names = append(names, tc.name)
 	}
-	for _, s := range skipped {
-		t.Log("skipped: " + s)
-	}
+	kit.Subtests(t, names, func(ctx context.Context, i int) *kit.Case { return runCase(ctx, cases[i], fallback) })
 }
 
 func check(ctx context.Context, cases []testcase) *Report {
@@ -80,76 +65,23 @@ func check(ctx context.Context, cases []testcase) *Report {
 			return r
 		}
 		c := runCase(ctx, tc, nil)
-		if c.skip != "" {
-			r.Skipped = append(r.Skipped, c.skip)
+		if c.Skip != "" {
+			r.Skipped = append(r.Skipped, c.Skip)
 			continue
 		}
 		r.Cases++
-		r.Failures = append(r.Failures, c.failures...)
+		for _, f := range c.Failures {
+			r.Failures = append(r.Failures, Failure(f))
+		}
 	}
 	return r
 }
 
-// checker is one run of one case: the small part of testing.TB that the cases need, so that the kit can judge a broken
-// implementation without failing the test that runs it.
-type checker struct {
-	name     string
-	ctx      context.Context
-	fallback *capture // what went to slog's default logger; nil: not watched
-	failures []Failure
-	skip     string
-	closers  []func()
-}
+// checker is what a case reports to.
+type checker struct{ kit.Case }
 
-// runCase runs tc in a goroutine of its own, which skipf and stop may end.
-func runCase(ctx context.Context, tc testcase, fallback *capture) *checker {
-	ctx, cancel := context.WithCancel(ctx)
-	c := &checker{name: tc.name, ctx: ctx, fallback: fallback}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		defer cancel()
-		defer c.cleanup()
-		defer func() {
-			if p := recover(); p != nil {
-				c.failf(ruleNoPanic, "panic: %s", panicText(p))
-			}
-		}()
-		tc.run(c)
-	}()
-	<-done
-	return c
-}
-
-func (c *checker) cleanup() {
-	for _, f := range slices.Backward(c.closers) {
-		f()
-	}
-}
-
-// failf notes a broken rule and goes on.
-func (c *checker) failf(rule, format string, args ...any) {
-	c.failures = append(c.failures, Failure{c.name, rule, fmt.Sprintf(format, args...)})
-}
-
-// stop notes a broken rule and ends the case.
-func (c *checker) stop(rule, format string, args ...any) {
-	c.failf(rule, format, args...)
-	runtime.Goexit()
-}
-
-// skipf ends the case as not run.
-func (c *checker) skipf(format string, args ...any) {
-	c.skip = c.name + ": " + fmt.Sprintf(format, args...)
-	runtime.Goexit()
-}
-
-// panicText keeps the type only: a panic's text may hold anything.
-func panicText(p any) string {
-	if err, ok := p.(error); ok {
-		if re, ok := errors.AsType[runtime.Error](err); ok {
-			return re.Error()
-		}
-	}
-	return fmt.Sprintf("%T", p)
+func runCase(ctx context.Context, tc testcase, fallback *kit.Capture) *kit.Case {
+	c := &checker{kit.Case{Name: tc.name, Fallback: fallback}}
+	c.Run(ctx, ruleNoPanic, func() { tc.run(c) })
+	return &c.Case
 }

@@ -27,7 +27,7 @@ func (b *bench) noFactor(text, where string) {
 	for _, f := range b.Factors {
 		word := strings.ToLower(f.Value.Reveal())
 		if len(word) >= minFactor && (canary{word: word}).in(text) {
-			b.c.failf(ruleFactor, "a factor of kind %q is in %s", f.Kind, where)
+			b.c.Failf(ruleFactor, "a factor of kind %q is in %s", f.Kind, where)
 		}
 	}
 }
@@ -55,7 +55,7 @@ func (b *bench) notDerived(original *securemail.Message, text, where string) {
 			enc := base64.StdEncoding.EncodeToString(d)[:12]
 			url := base64.URLEncoding.EncodeToString(d)[:12]
 			if strings.Contains(lower, hex.EncodeToString(d)[:16]) || strings.Contains(text, enc) || strings.Contains(text, url) {
-				b.c.failf(ruleDerived, "a digest of %s is in %s", what, where)
+				b.c.Failf(ruleDerived, "a digest of %s is in %s", what, where)
 			}
 		}
 	}
@@ -79,12 +79,12 @@ func (b *bench) onlyHe(h Harness) {
 	other := b.c.bench(h)
 	for _, k := range other.Keys {
 		if slices.ContainsFunc(b.Keys, func(o securemail.Key) bool { return o.Fingerprint == k.Fingerprint }) {
-			b.c.skipf("the harness gives the same keys each time")
+			b.c.Skipf("the harness gives the same keys each time")
 		}
 	}
-	back, err := other.Open(b.c.ctx, s.Message)
+	back, err := other.Open(b.c.Ctx, s.Message)
 	if err == nil && back != nil && bytes.Equal(octets(b.c, back.Body()), octets(b.c, m.Body())) {
-		b.c.failf(ruleOnlyHe, "another recipient opens it")
+		b.c.Failf(ruleOnlyHe, "another recipient opens it")
 	}
 }
 
@@ -92,7 +92,7 @@ func (b *bench) onlyHe(h Harness) {
 func (b *bench) length() {
 	b.seals()
 	if b.Notice {
-		b.c.skipf("a notice has no content")
+		b.c.Skipf("a notice has no content")
 	}
 	const lines, slack = 400, 128 // numbers of random size and their padding move it by some octets
 	var even, odd strings.Builder
@@ -104,7 +104,7 @@ func (b *bench) length() {
 		return b.seal(b.message(b.edited(func(s *shape) { s.body = text }))).Message.Size()
 	}
 	if d := size(even.String()) - size(odd.String()); d > slack || d < -slack {
-		b.c.failf(ruleLength, "two messages of one length differ by %d octets when sealed", d)
+		b.c.Failf(ruleLength, "two messages of one length differ by %d octets when sealed", d)
 	}
 }
 
@@ -157,10 +157,10 @@ func (b *bench) closes() {
 	c := &counted{Source: securemail.Bytes([]byte(raw))}
 	m, err := securemail.NewMessage(c)
 	if err != nil {
-		b.c.stop(ruleHarness, "the kit's own source: %v", err)
+		b.c.Stopf(ruleHarness, "the kit's own source: %v", err)
 	}
 	b.seal(m)
 	if n := c.open.Load(); n != 0 {
-		b.c.failf(ruleClosed, "%d readers are open", n)
+		b.c.Failf(ruleClosed, "%d readers are open", n)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postseal/postseal/internal/kit"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -30,7 +31,7 @@ type bench struct {
 	c         *checker
 	behaviour Behaviour
 	words     canaries
-	logs      *capture
+	logs      *kit.Capture
 	serial    atomic.Int64
 }
 
@@ -123,7 +124,7 @@ func (b *bench) attempt(o order) *result {
 		o.raw = b.plain(n)
 	}
 	if o.ctx == nil {
-		ctx, cancel := context.WithTimeout(b.c.ctx, patience)
+		ctx, cancel := context.WithTimeout(b.c.Ctx, patience)
 		defer cancel()
 		o.ctx = ctx
 	}
@@ -148,7 +149,7 @@ func (b *bench) run(ship *securemail.Shipment, r *result) {
 		var o outcome
 		defer func() {
 			if p := recover(); p != nil {
-				o.panicked = panicText(p)
+				o.panicked = kit.PanicText(p)
 			}
 			done <- o
 		}()

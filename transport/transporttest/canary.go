@@ -1,38 +1,19 @@
 package transporttest
 
 import (
-	"crypto/rand"
-	"encoding/base32"
-	"encoding/base64"
 	"strings"
+
+	"github.com/postseal/postseal/internal/kit"
 )
 
 // canary is a random word planted in one place of a message.
 type canary struct{ place, word string }
 
-func newCanary(place string) canary {
-	var b [15]byte
-	_, _ = rand.Read(b[:]) // never fails: crypto/rand
-	return canary{place, "c" + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))}
-}
+func newCanary(place string) canary { return canary{place, kit.NewWord()} }
 
 // in says whether text holds the word, as it is, in other case, or inside base64 at any of the three alignments.
 func (c canary) in(text string) bool {
-	if strings.Contains(strings.ToLower(text), c.word) {
-		return true
-	}
-	for shift := range 3 {
-		if strings.Contains(text, c.base64(shift)) {
-			return true
-		}
-	}
-	return false
-}
-
-// base64 is the part of the word's encoding, shift octets into a group, that does not depend on its neighbours.
-func (c canary) base64(shift int) string {
-	enc := base64.RawStdEncoding.EncodeToString([]byte(strings.Repeat("\x00", shift) + c.word))
-	return enc[(shift*8+5)/6 : (shift+len(c.word))*8/6]
+	return strings.Contains(strings.ToLower(text), c.word) || kit.InBase64(text, c.word)
 }
 
 // canaries are those of one rig.

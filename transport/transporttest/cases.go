@@ -43,7 +43,7 @@ func floorCases() []testcase {
 		b := c.rig(NoRequireTLS)
 		r := b.deliver(order{floor: c.h.Best, requireTLS: true})
 		if !r.hung && r.panicked == "" && !errors.Is(r.err, securemail.ErrChannel) {
-			c.failf(ruleRequire, "that is ErrChannel; got: %v", r.err)
+			c.Failf(ruleRequire, "that is ErrChannel; got: %v", r.err)
 		}
 	}})
 }
@@ -58,11 +58,11 @@ func (b *bench) floor(ch securemail.Channel) {
 	truth := b.c.h.strictest(b.behaviour)
 	switch {
 	case ch < truth && r.err == nil:
-		b.c.failf(ruleFloor, "delivered at %s over %s", channelName(ch), b.behaviour)
+		b.c.Failf(ruleFloor, "delivered at %s over %s", channelName(ch), b.behaviour)
 	case ch < truth && !errors.Is(r.err, securemail.ErrChannel):
-		b.c.failf(ruleFloor, "over %s the floor %s is not met, that is ErrChannel; got: %v", b.behaviour, channelName(ch), r.err)
+		b.c.Failf(ruleFloor, "over %s the floor %s is not met, that is ErrChannel; got: %v", b.behaviour, channelName(ch), r.err)
 	case ch >= b.c.h.Best && r.err != nil && (b.behaviour == Accept || b.behaviour == VouchedRelay):
-		b.c.failf(ruleFloor, "%s meets the floor %s; got: %v", b.behaviour, channelName(ch), r.err)
+		b.c.Failf(ruleFloor, "%s meets the floor %s; got: %v", b.behaviour, channelName(ch), r.err)
 	}
 }
 
@@ -102,19 +102,19 @@ func (b *bench) failingIntend() *result {
 	case r.hung || r.panicked != "":
 		return r
 	case r.intended.Load() == 0:
-		b.c.failf(ruleIntend, "Intend was not called")
+		b.c.Failf(ruleIntend, "Intend was not called")
 	case r.intended.Load() > 1:
-		b.c.failf(ruleStop, "Intend was asked again after its error")
+		b.c.Failf(ruleStop, "Intend was asked again after its error")
 	case r.err == nil:
-		b.c.failf(ruleStop, "Deliver returned no error")
+		b.c.Failf(ruleStop, "Deliver returned no error")
 	case errors.Is(r.err, securemail.ErrChannel):
-		b.c.failf(ruleStop, "Deliver returned ErrChannel")
+		b.c.Failf(ruleStop, "Deliver returned ErrChannel")
 	}
 	if de, ok := errors.AsType[*securemail.DeliveryError](r.err); ok && de.Fate == securemail.FatePermanent {
-		b.c.failf(ruleStop, "the parcel would be bounced for a commit that failed")
+		b.c.Failf(ruleStop, "the parcel would be bounced for a commit that failed")
 	}
 	if waitUntil(settle, func() bool { return len(b.seen(r.rcpt)) > 0 }) {
-		b.c.failf(ruleStop, "the far end got the whole message")
+		b.c.Failf(ruleStop, "the far end got the whole message")
 	}
 	return r
 }
@@ -123,7 +123,7 @@ func (b *bench) failingIntend() *result {
 func (b *bench) refused(want securemail.Fate) {
 	r := b.deliver(order{floor: b.c.h.Best})
 	if r.intended.Load() > 0 {
-		b.c.failf(ruleRcpt, "Intend was called for a recipient who was refused")
+		b.c.Failf(ruleRcpt, "Intend was called for a recipient who was refused")
 	}
 	b.answered(r, want)
 }
@@ -136,22 +136,22 @@ func (b *bench) answered(r *result, want securemail.Fate) {
 	de, ok := errors.AsType[*securemail.DeliveryError](r.err)
 	switch {
 	case r.err == nil:
-		b.c.failf(ruleFate, "%s gave no error", b.behaviour)
+		b.c.Failf(ruleFate, "%s gave no error", b.behaviour)
 	case errors.Is(r.err, securemail.ErrChannel):
-		b.c.failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
+		b.c.Failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
 	case !ok:
-		b.c.failf(ruleFate, "%s gave no *DeliveryError: %T", b.behaviour, r.err)
+		b.c.Failf(ruleFate, "%s gave no *DeliveryError: %T", b.behaviour, r.err)
 	case de.Fate != want:
-		b.c.failf(ruleFate, "%s is %s; got %s", b.behaviour, fateName(want), fateName(de.Fate))
+		b.c.Failf(ruleFate, "%s is %s; got %s", b.behaviour, fateName(want), fateName(de.Fate))
 	case de.Stage == "" || de.Code == 0:
-		b.c.failf(ruleFate, "the *DeliveryError for %s has no Stage or no Code", b.behaviour)
+		b.c.Failf(ruleFate, "the *DeliveryError for %s has no Stage or no Code", b.behaviour)
 	}
 }
 
 // must checks that r was delivered.
 func (b *bench) must(r *result) {
 	if r.err != nil {
-		b.c.failf(ruleReturn, "a plain delivery over %s: %v", b.behaviour, r.err)
+		b.c.Failf(ruleReturn, "a plain delivery over %s: %v", b.behaviour, r.err)
 	}
 }
 
@@ -177,7 +177,7 @@ func fateCases() []testcase {
 func (b *bench) fault() {
 	o := order{floor: b.c.h.Best}
 	if b.behaviour == SilentAfterBody {
-		ctx, cancel := context.WithTimeout(b.c.ctx, 500*time.Millisecond)
+		ctx, cancel := context.WithTimeout(b.c.Ctx, 500*time.Millisecond)
 		defer cancel()
 		o.ctx = ctx
 	}
@@ -185,13 +185,13 @@ func (b *bench) fault() {
 	switch {
 	case r.hung || r.panicked != "":
 	case r.err == nil:
-		b.c.failf(ruleTrue, "%s gave no error", b.behaviour)
+		b.c.Failf(ruleTrue, "%s gave no error", b.behaviour)
 	case errors.Is(r.err, securemail.ErrChannel):
 		if b.behaviour != Garbage {
-			b.c.failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
+			b.c.Failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
 		}
 	case r.fate() == securemail.FatePermanent:
-		b.c.failf(ruleFate, "%s is no clear answer; got permanent", b.behaviour)
+		b.c.Failf(ruleFate, "%s is no clear answer; got permanent", b.behaviour)
 	}
 }
 
@@ -202,11 +202,11 @@ func (b *bench) huge() {
 	grown := peakHeap(func() {
 		r := b.deliver(order{floor: b.c.h.Best})
 		if r.err != nil && r.fate() == securemail.FatePermanent {
-			b.c.failf(ruleFate, "HugeReply is no clear answer; got permanent")
+			b.c.Failf(ruleFate, "HugeReply is no clear answer; got permanent")
 		}
 	})
 	if grown > maxGrowth {
-		b.c.failf(ruleMemory, "the heap grew by %d MiB for an answer of %d MiB", grown>>20, HugeSize>>20)
+		b.c.Failf(ruleMemory, "the heap grew by %d MiB for an answer of %d MiB", grown>>20, HugeSize>>20)
 	}
 }
 
@@ -254,7 +254,7 @@ func contextCases() []testcase {
 		{"context", "ended before", func(c *checker) { c.rig(Accept).ended() }},
 		{"context", "cancelled in Stall", func(c *checker) { c.rig(Stall).cancelled(200 * time.Millisecond) }},
 		{"context", "deadline in Stall", func(c *checker) {
-			ctx, cancel := context.WithTimeout(c.ctx, 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(c.Ctx, 200*time.Millisecond)
 			defer cancel()
 			c.rig(Stall).stalled(ctx)
 		}},
@@ -264,23 +264,23 @@ func contextCases() []testcase {
 
 // ended delivers with a ctx that is over.
 func (b *bench) ended() {
-	ctx, cancel := context.WithCancel(b.c.ctx)
+	ctx, cancel := context.WithCancel(b.c.Ctx)
 	cancel()
 	r := b.deliver(order{floor: b.c.h.Best, ctx: ctx})
 	switch {
 	case r.hung || r.panicked != "":
 	case r.err == nil:
-		b.c.failf(ruleCtx, "delivered with a ctx that was over")
+		b.c.Failf(ruleCtx, "delivered with a ctx that was over")
 	case errors.Is(r.err, securemail.ErrChannel):
-		b.c.failf(ruleOutage, "a ctx that was over gave ErrChannel")
+		b.c.Failf(ruleOutage, "a ctx that was over gave ErrChannel")
 	case len(b.seen(r.rcpt)) > 0:
-		b.c.failf(ruleCtx, "the far end got the whole message")
+		b.c.Failf(ruleCtx, "the far end got the whole message")
 	}
 }
 
 // cancelled ends ctx after d while the far end is silent.
 func (b *bench) cancelled(d time.Duration) {
-	ctx, cancel := context.WithCancel(b.c.ctx)
+	ctx, cancel := context.WithCancel(b.c.Ctx)
 	defer cancel()
 	defer time.AfterFunc(d, cancel).Stop()
 	b.stalled(ctx)
@@ -291,11 +291,11 @@ func (b *bench) stalled(ctx context.Context) {
 	switch {
 	case r.hung || r.panicked != "":
 	case r.err == nil:
-		b.c.failf(ruleCtx, "%s gave no error", b.behaviour)
+		b.c.Failf(ruleCtx, "%s gave no error", b.behaviour)
 	case errors.Is(r.err, securemail.ErrChannel):
-		b.c.failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
+		b.c.Failf(ruleOutage, "%s gave ErrChannel", b.behaviour)
 	case r.fate() == securemail.FatePermanent:
-		b.c.failf(ruleFate, "%s is no clear answer; got permanent", b.behaviour)
+		b.c.Failf(ruleFate, "%s is no clear answer; got permanent", b.behaviour)
 	}
 }
 
@@ -323,7 +323,7 @@ func reuseCases() []testcase {
 		cases = append(cases, testcase{"reuse", "after " + string(f), func(c *checker) {
 			b := c.rig(f)
 			if b.Recover == nil {
-				c.skipf("the harness can't recover from %s", f)
+				c.Skipf("the harness can't recover from %s", f)
 			}
 			b.deliver(order{floor: c.h.Best})
 			b.Recover()
@@ -337,7 +337,7 @@ func reuseCases() []testcase {
 // again delivers once more, to a far end that now is well.
 func (b *bench) again() {
 	if r := b.deliver(order{floor: b.c.h.Best}); r.err != nil {
-		b.c.failf(ruleReuse, "the next delivery failed: %v", r.err)
+		b.c.Failf(ruleReuse, "the next delivery failed: %v", r.err)
 	}
 }
 
@@ -352,7 +352,7 @@ func (b *bench) crowd(n int) {
 	for _, r := range results {
 		b.judge(r)
 		if r.err != nil {
-			b.c.failf(ruleReuse, "one of %d at once failed: %v", n, r.err)
+			b.c.Failf(ruleReuse, "one of %d at once failed: %v", n, r.err)
 		}
 	}
 }
@@ -362,27 +362,27 @@ func probeCases() []testcase {
 	for _, behave := range []Behaviour{Accept, NoTLS, StripTLS, OldTLS, SelfSigned, BadCert, Expired, Refuse} {
 		cases = append(cases, testcase{"probe", string(behave), func(c *checker) {
 			b := c.rig(behave)
-			route, err := b.probe(c.ctx)
+			route, err := b.probe(c.Ctx)
 			truth := c.h.strictest(behave)
 			for ch := range truth {
 				if err == nil && route.Known && route.Meets(ch) {
-					c.failf(ruleProbe, "the route claims %s over %s", channelName(ch), behave)
+					c.Failf(ruleProbe, "the route claims %s over %s", channelName(ch), behave)
 				}
 			}
 			if behave == Accept && (err != nil || !route.Known || !route.Meets(c.h.Best)) {
-				c.failf(ruleProbe, "the best wire is not known: %v", err)
+				c.Failf(ruleProbe, "the best wire is not known: %v", err)
 			}
 			if behave == Refuse && err == nil && route.Known {
-				c.failf(ruleProbe, "Refuse is not known right now; the route says Known")
+				c.Failf(ruleProbe, "Refuse is not known right now; the route says Known")
 			}
 		}})
 	}
 	return append(cases, testcase{"probe", string(Stall), func(c *checker) {
 		b := c.rig(Stall)
-		ctx, cancel := context.WithTimeout(c.ctx, 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(c.Ctx, 200*time.Millisecond)
 		defer cancel()
 		if route, err := b.probe(ctx); err == nil && route.Known {
-			c.failf(ruleProbe, "Stall is not known right now; the route says Known")
+			c.Failf(ruleProbe, "Stall is not known right now; the route says Known")
 		}
 	}})
 }
@@ -390,7 +390,7 @@ func probeCases() []testcase {
 // probe asks the Prober and checks that it sent no mail and kept its ctx.
 func (b *bench) probe(ctx context.Context) (securemail.Route, error) {
 	if b.Prober == nil {
-		b.c.skipf("the transport has no Prober")
+		b.c.Skipf("the transport has no Prober")
 	}
 	type answer struct {
 		route securemail.Route
@@ -410,15 +410,15 @@ func (b *bench) probe(ctx context.Context) (securemail.Route, error) {
 		select {
 		case a = <-done:
 		case <-time.After(b.c.h.grace()):
-			b.c.failf(ruleCtx, "Probe had not returned %v after its ctx ended", b.c.h.grace())
+			b.c.Failf(ruleCtx, "Probe had not returned %v after its ctx ended", b.c.h.grace())
 			b.Close()
 		}
 	}
 	if len(b.Far.Deliveries()) > 0 {
-		b.c.failf(ruleProbe, "Probe sent a message")
+		b.c.Failf(ruleProbe, "Probe sent a message")
 	}
 	b.look("error of Probe", errorTexts(a.err))
 	b.look("route", []string{fmt.Sprintf("%+v", a.route)})
-	b.look("log", []string{b.logs.text()})
+	b.look("log", []string{b.logs.Text()})
 	return a.route, a.err
 }

@@ -3,6 +3,8 @@ package transporttest
 import (
 	"context"
 	"slices"
+
+	"github.com/postseal/postseal/internal/kit"
 )
 
 // CheckCases is Check for the cases whose "group/name" want names, a few at once, up to the first failure that
@@ -10,7 +12,7 @@ import (
 func CheckCases(ctx context.Context, h Harness, watch bool, want func(name string) bool, enough func(Failure) bool) *Report {
 	r := &runner{h: h, width: 4}
 	if watch {
-		c, restore := watchDefault()
+		c, restore := kit.WatchDefault()
 		defer restore()
 		r.fallback = c
 	}

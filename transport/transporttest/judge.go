@@ -44,29 +44,29 @@ const (
 // judge checks every rule that holds for each delivery.
 func (b *bench) judge(r *result) {
 	if r.hung {
-		b.c.failf(ruleCtx, "Deliver had not returned %v after its ctx ended (%s)", b.c.h.grace(), b.behaviour)
+		b.c.Failf(ruleCtx, "Deliver had not returned %v after its ctx ended (%s)", b.c.h.grace(), b.behaviour)
 		return
 	}
 	if r.panicked != "" {
-		b.c.failf(rulePanic, "panic: %s", r.panicked)
+		b.c.Failf(rulePanic, "panic: %s", r.panicked)
 		return
 	}
 	if r.changed != "" {
-		b.c.failf(ruleParcel, "Deliver changed %s", r.changed)
+		b.c.Failf(ruleParcel, "Deliver changed %s", r.changed)
 	}
 	b.silent(r)
 	if r.early.Load() > 0 {
-		b.c.failf(ruleEarly, "the far end had the whole message when Intend was called")
+		b.c.Failf(ruleEarly, "the far end had the whole message when Intend was called")
 	}
 	if !waitUntil(settle, func() bool { return r.open.Load() == 0 }) {
-		b.c.failf(ruleCloses, "%d readers of the message are open when Deliver has returned", r.open.Load())
+		b.c.Failf(ruleCloses, "%d readers of the message are open when Deliver has returned", r.open.Load())
 	}
 	if n := len(b.accepted(r.rcpt)); n > 1 {
-		b.c.failf(ruleOnce, "the far end took %d messages in one delivery", n)
+		b.c.Failf(ruleOnce, "the far end took %d messages in one delivery", n)
 	}
 	switch {
 	case r.err == nil && r.receipt == nil:
-		b.c.failf(ruleReturn, "Deliver returned neither")
+		b.c.Failf(ruleReturn, "Deliver returned neither")
 		b.truthful(r)
 	case r.err == nil:
 		b.delivered(r)
@@ -80,12 +80,12 @@ func (b *bench) judge(r *result) {
 // delivered checks a success.
 func (b *bench) delivered(r *result) {
 	if r.intended.Load() == 0 {
-		b.c.failf(ruleIntend, "delivered without Intend")
+		b.c.Failf(ruleIntend, "delivered without Intend")
 	}
 	waitUntil(settle, func() bool { return len(b.accepted(r.rcpt)) > 0 })
 	all := b.accepted(r.rcpt)
 	if len(all) == 0 {
-		b.c.failf(ruleOnce, "the far end took no message, the receipt is for one")
+		b.c.Failf(ruleOnce, "the far end took no message, the receipt is for one")
 		return
 	}
 	b.identical(r, all[0])
@@ -94,10 +94,10 @@ func (b *bench) delivered(r *result) {
 
 func (b *bench) identical(r *result, d Delivery) {
 	if len(d.Recipients) != 1 {
-		b.c.failf(ruleSame, "the envelope has %d recipients", len(d.Recipients))
+		b.c.Failf(ruleSame, "the envelope has %d recipients", len(d.Recipients))
 	}
 	if d.Sender != nil && *d.Sender != r.sender() {
-		b.c.failf(ruleSender, "the envelope has another sender")
+		b.c.Failf(ruleSender, "the envelope has another sender")
 	}
 	if bytes.Equal(d.Message, r.raw) {
 		return
@@ -110,29 +110,29 @@ func (b *bench) identical(r *result, d Delivery) {
 	for at < min(len(d.Message), len(r.raw)) && d.Message[at] == r.raw[at] {
 		at++
 	}
-	b.c.failf(ruleSame, "%d octets came of %d; the first that differs is at %d", len(d.Message), len(r.raw), at)
+	b.c.Failf(ruleSame, "%d octets came of %d; the first that differs is at %d", len(d.Message), len(r.raw), at)
 }
 
 // evidence compares the receipt with what the far end knows.
 func (b *bench) evidence(r *result, d Delivery) {
 	w := r.receipt
 	if w.Peer == "" {
-		b.c.failf(ruleReceipt, "Peer is empty")
+		b.c.Failf(ruleReceipt, "Peer is empty")
 	}
 	if w.Time.Before(r.start.Add(-2*time.Second)) || w.Time.After(time.Now().Add(2*time.Second)) {
-		b.c.failf(ruleReceipt, "Time is not the time of the delivery")
+		b.c.Failf(ruleReceipt, "Time is not the time of the delivery")
 	}
 	if !w.Meets(r.floor) {
-		b.c.failf(ruleReceipt, "the receipt does not meet the floor %s", channelName(r.floor))
+		b.c.Failf(ruleReceipt, "the receipt does not meet the floor %s", channelName(r.floor))
 	}
 	truth := b.c.h.strictest(b.behaviour)
 	for c := range truth {
 		if w.Meets(c) {
-			b.c.failf(ruleEvidence, "the receipt claims %s, but %s gives no more than %s", channelName(c), b.behaviour, channelName(truth))
+			b.c.Failf(ruleEvidence, "the receipt claims %s, but %s gives no more than %s", channelName(c), b.behaviour, channelName(truth))
 		}
 	}
 	if (b.behaviour == BadCert || b.behaviour == SelfSigned || b.behaviour == Expired) && w.Proof != "" {
-		b.c.failf(ruleEvidence, "Proof is %q, but the name was not proved", w.Proof)
+		b.c.Failf(ruleEvidence, "Proof is %q, but the name was not proved", w.Proof)
 	}
 	b.facts(w.TLS, d.TLS)
 	b.hop(w)
@@ -142,13 +142,13 @@ func (b *bench) facts(got, want *securemail.TLSFacts) {
 	switch {
 	case got == nil && want == nil:
 	case got == nil:
-		b.c.failf(ruleReceipt, "TLS facts are missing, the far end saw TLS")
+		b.c.Failf(ruleReceipt, "TLS facts are missing, the far end saw TLS")
 	case want == nil:
-		b.c.failf(ruleEvidence, "the receipt has TLS facts, the far end was spoken to in clear")
+		b.c.Failf(ruleEvidence, "the receipt has TLS facts, the far end was spoken to in clear")
 	case got.Version != want.Version || got.Suite != want.Suite:
-		b.c.failf(ruleEvidence, "TLS facts are %04x/%04x, the far end saw %04x/%04x", got.Version, got.Suite, want.Version, want.Suite)
+		b.c.Failf(ruleEvidence, "TLS facts are %04x/%04x, the far end saw %04x/%04x", got.Version, got.Suite, want.Version, want.Suite)
 	case want.Chain != [32]byte{} && got.Chain != want.Chain:
-		b.c.failf(ruleEvidence, "the certificate chain is not the far end's")
+		b.c.Failf(ruleEvidence, "the certificate chain is not the far end's")
 	}
 }
 
@@ -156,24 +156,24 @@ func (b *bench) hop(w *securemail.Receipt) {
 	vouched := w.Operator != nil && w.Operator.Name != ""
 	switch {
 	case w.Hop > securemail.HopFinal:
-		b.c.failf(ruleHop, "Hop %d is none of the constants", w.Hop)
+		b.c.Failf(ruleHop, "Hop %d is none of the constants", w.Hop)
 	case w.Hop == securemail.HopAsserted && !vouched:
-		b.c.failf(ruleHop, "HopAsserted without a named Operator")
+		b.c.Failf(ruleHop, "HopAsserted without a named Operator")
 	case (b.behaviour == Relay || b.behaviour == LapsedRelay) && w.Hop != securemail.HopRelay:
-		b.c.failf(ruleHop, "%s gives HopRelay, the receipt says Hop %d", b.behaviour, w.Hop)
+		b.c.Failf(ruleHop, "%s gives HopRelay, the receipt says Hop %d", b.behaviour, w.Hop)
 	case b.behaviour == VouchedRelay && w.Hop != securemail.HopAsserted:
-		b.c.failf(ruleHop, "VouchedRelay gives HopAsserted, the receipt says Hop %d", w.Hop)
+		b.c.Failf(ruleHop, "VouchedRelay gives HopAsserted, the receipt says Hop %d", w.Hop)
 	}
 }
 
 // nothingLeft checks ErrChannel.
 func (b *bench) nothingLeft(r *result) {
 	if r.intended.Load() > 0 {
-		b.c.failf(ruleNoByte, "Intend was called before ErrChannel")
+		b.c.Failf(ruleNoByte, "Intend was called before ErrChannel")
 	}
 	waitUntil(settle, func() bool { return len(b.leaked(r)) > 0 })
 	if places := b.leaked(r); len(places) > 0 {
-		b.c.failf(ruleNoByte, "ErrChannel, but the far end has the %s", strings.Join(places, ", "))
+		b.c.Failf(ruleNoByte, "ErrChannel, but the far end has the %s", strings.Join(places, ", "))
 	}
 }
 
@@ -197,19 +197,19 @@ func (b *bench) leaked(r *result) []string {
 func (b *bench) truthful(r *result) {
 	fate := r.fate()
 	if de, ok := errors.AsType[*securemail.DeliveryError](r.err); ok && de.RetryAfter < 0 {
-		b.c.failf(ruleFate, "RetryAfter is %v", de.RetryAfter)
+		b.c.Failf(ruleFate, "RetryAfter is %v", de.RetryAfter)
 	}
 	if fate > securemail.FateUncertain {
-		b.c.failf(ruleFate, "Fate %d is none of the constants", fate)
+		b.c.Failf(ruleFate, "Fate %d is none of the constants", fate)
 	}
 	if fate == securemail.FateUncertain && r.err != nil {
 		if r.intended.Load() == 0 {
-			b.c.failf(ruleBefore, "uncertain, but Intend was not called")
+			b.c.Failf(ruleBefore, "uncertain, but Intend was not called")
 		}
 		return
 	}
 	if waitUntil(settle, func() bool { return len(b.accepted(r.rcpt)) > 0 }) {
-		b.c.failf(ruleTrue, "the far end took the message, the answer is %s", fateName(fate))
+		b.c.Failf(ruleTrue, "the far end took the message, the answer is %s", fateName(fate))
 	}
 }
 
@@ -225,19 +225,19 @@ func (b *bench) silent(r *result) {
 	if de, ok := errors.AsType[*securemail.DeliveryError](r.err); ok {
 		b.look("wire of the DeliveryError", []string{fmt.Sprintf("%+v", de.Wire), de.Stage, de.Enhanced})
 		if len(de.Remote) > 64<<10 {
-			b.c.failf(ruleMemory, "Remote holds %d octets", len(de.Remote))
+			b.c.Failf(ruleMemory, "Remote holds %d octets", len(de.Remote))
 		}
 	}
-	b.look("log", []string{b.logs.text()})
-	if b.c.fallback != nil {
-		b.look("default log", []string{b.c.fallback.text()})
+	b.look("log", []string{b.logs.Text()})
+	if b.c.Fallback != nil {
+		b.look("default log", []string{b.c.Fallback.Text()})
 	}
 }
 
 func (b *bench) look(where string, texts []string) {
 	for _, text := range texts {
 		if places := b.words.found(text); len(places) > 0 {
-			b.c.failf(rulePHI, "the %s holds the canary of: %s", where, strings.Join(places, ", "))
+			b.c.Failf(rulePHI, "the %s holds the canary of: %s", where, strings.Join(places, ", "))
 			return
 		}
 	}
