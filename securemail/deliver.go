@@ -133,7 +133,7 @@ func (a *attempt) archiveSent(ctx context.Context, leaving *Parcel, r *Receipt) 
 // judge reads a Transport's error.
 func (a *attempt) judge(err error, c Choice) verdict {
 	a.status.Failure = err.Error()
-	rule, intended := "choice/"+string(c.Method), a.hasIntended()
+	rule, intended := choiceRule(c.Method), a.hasIntended()
 	if uncertain(err) { // whatever else the error says
 		a.reason(rule, "delivery: the far end may have accepted")
 		return verdictUncertain
