@@ -8,7 +8,8 @@
 //
 //	-relay host:port    give everything to this smart host, by STARTTLS (port 465: TLS at once)
 //	-operator NAME      vouches for the road beyond the relay, under -agreement REF; without both the relay meets no floor
-//	-resolver addr      ask this DNS server (ip:port) instead of the system's
+//	-resolver addr      ask this DNS server (ip or ip:port) instead of the system's, and deliver where it says, private and
+//	                    loopback addresses included
 //	-policy NAME        try-tls (default), forced, exclusive, or escrow
 //	-purpose NAME       treatment (default), payment, operations, or marketing; exclusive drops, so it is for marketing only
 //	-keys FOLDER        pinned PGP keys with their keys.json; see package encrypt/keys

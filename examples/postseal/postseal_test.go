@@ -103,6 +103,17 @@ func TestRelay(t *testing.T) {
 	require.Contains(t, out, "proof configured")
 }
 
+func TestResolverMayPointAnywhere(t *testing.T) {
+	f, err := parse("send", []string{"-to", "a@x.test", "-resolver", "127.0.0.1"}, io.Discard)
+	require.NoError(t, err)
+	o, err := f.options()
+	require.NoError(t, err)
+	require.True(t, o.SMTP.AllowPrivate)
+	require.Equal(t, "127.0.0.1:53", withPort("127.0.0.1", "53"))
+	require.Equal(t, "[::1]:53", withPort("::1", "53"))
+	require.Equal(t, "127.0.0.1:5353", withPort("127.0.0.1:5353", "53"))
+}
+
 func TestExplainSendsNothing(t *testing.T) {
 	w := newWorld(t)
 	code, out, errOut := call(t, mail, append([]string{"explain", "-json", "-to", "anna@x.test"}, w.flags...)...)

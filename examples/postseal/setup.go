@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,7 +44,7 @@ func parse(name string, args []string, out io.Writer) (*flags, error) {
 	fs.StringVar(&f.relay, "relay", "", "smart host, host:port")
 	fs.StringVar(&f.operator, "operator", "", "who vouches for the road beyond the relay")
 	fs.StringVar(&f.agreement, "agreement", "", "the operator's agreement, by its reference")
-	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip:port")
+	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip or ip:port")
 	fs.StringVar(&f.policy, "policy", "try-tls", "try-tls, forced, exclusive, or escrow")
 	fs.StringVar(&f.purpose, "purpose", string(securemail.PurposeTreatment), "treatment, payment, operations, or marketing")
 	fs.StringVar(&f.keys, "keys", "", "folder of pinned PGP keys")
@@ -142,11 +143,11 @@ func (f *flags) options() (*preset.Options, error) {
 		}
 	}
 	if f.resolver != "" {
-		r, err := smtp.DNS(f.resolver, nil)
+		r, err := smtp.DNS(withPort(f.resolver, "53"), nil)
 		if err != nil {
 			return nil, err
 		}
-		so.Resolver = r
+		so.Resolver, so.AllowPrivate = r, true // who names the DNS server says himself where mail goes
 	}
 	o := &preset.Options{
 		BaseURL: f.baseURL, InsecureLoopback: f.insecureLoopback, SMTP: so, Logger: slog.New(slog.DiscardHandler),
@@ -202,4 +203,12 @@ func policyOf(name string, o *policy.Options) (securemail.Policy, error) {
 		return policy.EscrowOnly(o)
 	}
 	return nil, fmt.Errorf("-policy is try-tls, forced, exclusive or escrow: %w", errUsage)
+}
+
+// withPort adds the port that a service has by default where addr has none.
+func withPort(addr, port string) string {
+	if _, err := netip.ParseAddr(addr); err != nil {
+		return addr
+	}
+	return net.JoinHostPort(addr, port)
 }
