@@ -41,4 +41,4 @@ func WaitLock(ctx context.Context, path string) (*Lock, error) {
 }
 
 // Unlock gives the lock back. The file stays: removing it would let two holders lock two files of one name.
-func (l *Lock) Unlock() error { return l.f.Close() }
+func (l *Lock) Unlock() error { return errors.Join(unlockFile(l.f), l.f.Close()) }

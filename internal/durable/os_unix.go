@@ -32,5 +32,9 @@ func lockFile(f *os.File) error {
 	}
 }
 
+// unlockFile frees the lock itself: a child that this process is just starting still has a copy of the descriptor, and
+// closing ours alone would leave the lock with it until it runs its program.
+func unlockFile(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
+
 // private says whether fi can be read by its owner alone.
 func private(fi os.FileInfo) bool { return fi.Mode().Perm()&0o077 == 0 }
