@@ -32,7 +32,8 @@ type Sealed struct {
 // Encrypt answers ErrNoKey for "next Choice" and ErrHold for "a person must look"; any other error stops the attempt
 // and is retried. The Message-ID must stay. Encrypt may be called again for the same parcel and must then not leave
 // twice what it leaves behind. Undo destroys what Encrypt left behind for a parcel that ended another way; for an
-// encryptor that leaves nothing, and for an unknown id, it is nil. Undo is no optional interface, since a wrapper would
+// encryptor that leaves nothing, and for an unknown id, it is nil. It is called soon after the end, from the events, and
+// may be repeated. Undo is no optional interface, since a wrapper would
 // hide it.
 type Encryptor interface {
 	Method() Method

@@ -53,7 +53,7 @@ type Status struct {
 }
 
 // Event is a thing that happened. The Outbox gives Seq, which rises. By.Tenant is always set, also where there is no
-// Slip. Kind is the state entered ("accepted", "delivered", ...), or "fault", "undo", "read" and what the parts add.
+// Slip. Kind is the state entered ("accepted", "delivered", ...), or "fault", "read" and what the parts add.
 type Event struct {
 	ID     string
 	Seq    int64
@@ -180,6 +180,7 @@ const (
 // random: [0-9a-z/]+.
 type BlobStore interface {
 	Put(ctx context.Context, key string, r io.Reader) error
+	// Open of an unknown key Is fs.ErrNotExist; any other error is "not now".
 	Open(ctx context.Context, key string) (io.ReadCloser, error)
 	// Delete of an unknown key is nil.
 	Delete(ctx context.Context, key string) error

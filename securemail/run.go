@@ -102,7 +102,7 @@ func (m *Mailer) heartbeat(ctx context.Context) (stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := r.Run(ctx); err != nil && ctx.Err() == nil {
-			m.log.Error("securemail: the queue's background work ended")
+			m.log.Error("securemail: the queue's background work ended", "err", err)
 		}
 	})
 	return func() { cancel(); wg.Wait() }
@@ -147,7 +147,7 @@ func (m *Mailer) takeAll(taking context.Context) {
 		if err == nil {
 			pause = firstPause
 		} else if taking.Err() == nil {
-			m.log.Error("securemail: the queue can't be read; trying again")
+			m.log.Error("securemail: the queue can't be read; trying again", "err", err)
 			sleep(taking, pause)
 			pause = min(2*pause, lastPause)
 		}
@@ -221,10 +221,10 @@ func (m *Mailer) mark(ctx context.Context, mk Mark) {
 		}
 		if ctx.Err() != nil {
 			// The lease runs out and the parcel is attempted again; an intent is then found to be uncertain.
-			m.log.Error("securemail: stopped before an outcome was recorded", "parcel", string(mk.Status.ID))
+			m.log.Error("securemail: stopped before an outcome was recorded", "parcel", string(mk.Status.ID), "err", err)
 			return
 		}
-		m.log.Error("securemail: outcome not recorded yet; trying again", "parcel", string(mk.Status.ID))
+		m.log.Error("securemail: outcome not recorded yet; trying again", "parcel", string(mk.Status.ID), "err", err)
 		sleep(ctx, pause)
 	}
 }

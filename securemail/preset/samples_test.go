@@ -188,6 +188,7 @@ func (w *sampleWorld) checkEscrow(t *testing.T) {
 	page, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
 	require.NotContains(t, string(page), "access_code", "the message is shown, not the form")
+	require.Contains(t, string(page), `value="leave"`, "signed in")
 	require.Less(t, len(page), 200<<10)
 }
 
