@@ -133,6 +133,8 @@ func bars(s *Slip, c Choice) (why Reason, ok bool) {
 		return Reason{"escalated", "the sender asked for escrow"}, false
 	case s.Purpose == PurposeSystem && c.Method == MethodEscrow:
 		return Reason{"system-mail", "system mail is never put in escrow"}, false
+	case s.Purpose == PurposeSystem && c.Method == MethodTLS && c.Channel >= ChannelAny:
+		return Reason{"system-mail", "system mail may hold a code: it needs an encrypted channel"}, false
 	case c.Method == MethodTLS && s.Class.Level != LevelCleared && c.Channel >= ChannelAny:
 		return Reason{"phi-in-clear", "content that is not cleared needs a channel floor"}, false
 	}

@@ -81,6 +81,32 @@ func TestClassifier(t *testing.T) {
 	require.ErrorIs(t, err, securemail.ErrRefused)
 }
 
+// TestCodesNeverLeaveInClear: a Classifier may clear the portal's mail, and a Policy take its floor away; a code in it would
+// open the deposit.
+func TestCodesNeverLeaveInClear(t *testing.T) {
+	for channel, wire := range map[securemail.Channel]securemail.Wire{
+		securemail.ChannelAny: securemailtest.Clear(), securemail.ChannelEncrypted: securemailtest.Encrypted(),
+	} {
+		k := securemailtest.New(t, func(c *securemail.Config) {
+			c.Classifier = classifier(func(*securemail.Draft) (securemail.Class, error) {
+				return securemail.Class{Level: securemail.LevelCleared}, nil
+			})
+			c.Policy = fixed(securemail.Decision{Choices: []securemail.Choice{{Method: securemail.MethodTLS, Channel: channel}}})
+			c.Service.Kind = "part"
+		})
+		k.Transport.Script("x.example", securemailtest.Answer{Wire: wire})
+		d := draft("a@x.example")
+		d.Purpose = securemail.PurposeSystem
+		send(t, k, d)
+		k.Pass(t)
+		if channel == securemail.ChannelAny {
+			k.Transport.RequireNone(t)
+		} else {
+			k.Transport.RequireSent(t, "a@x.example")
+		}
+	}
+}
+
 func TestTrackingOnlyWhereTheChoiceAllowsIt(t *testing.T) {
 	tlsTracked := tlsNamed
 	tlsTracked.Track = securemail.TrackOpens
