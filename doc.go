@@ -28,6 +28,7 @@
 //	encrypt/encrypttest          conformance kit for Encryptor and KeySource
 //	transport                    combinators: by domain, failover
 //	transport/smtp               to the recipient's mail host or a smart host, with channel floors
+//	transport/dane               DANE: does the host show the certificate that signed DNS names
 //	transport/httpapi            delivery over HTTPS
 //	transport/transporttest      conformance kit for Transport and Prober
 //
