@@ -30,6 +30,8 @@ const (
 	clear = "clear.test" // no TLS
 	named = "named.test" // a certificate for its name
 	wrong = "wrong.test" // a certificate for another name
+
+	broken = "broken.test" // STARTTLS that never works; only OpenSMTPD has such a host
 )
 
 // peerDNS knows where they are.
@@ -37,14 +39,16 @@ type peerDNS struct{}
 
 func (peerDNS) MX(_ context.Context, domain string) (smtp.MXSet, error) {
 	switch domain {
-	case clear, named, wrong:
+	case clear, named, wrong, broken:
 		return smtp.MXSet{Hosts: []smtp.MX{{Host: "mx." + domain, Preference: 10}}}, nil
 	}
 	return smtp.MXSet{}, smtp.ErrNotFound
 }
 
 func (peerDNS) Addrs(_ context.Context, host string) (smtp.AddrSet, error) {
-	at := map[string]string{"mx." + clear: "127.0.0.1", "mx." + named: "127.0.0.2", "mx." + wrong: "127.0.0.3"}[host]
+	at := map[string]string{
+		"mx." + clear: "127.0.0.1", "mx." + named: "127.0.0.2", "mx." + wrong: "127.0.0.3", "mx." + broken: "127.0.0.4",
+	}[host]
 	if at == "" {
 		return smtp.AddrSet{}, smtp.ErrNotFound
 	}
@@ -196,7 +200,7 @@ func TestFloors(t *testing.T) {
 // sawTLS compares the Received field that the peer wrote with the receipt.
 func (p peer) sawTLS(t *testing.T, fields string, r *securemail.Receipt) {
 	t.Helper()
-	if r.TLS == nil {
+	if r.TLS == nil || p.name == "opensmtpd" { // it speaks in the clear, behind stunnel
 		require.NotContains(t, fields, "TLS")
 		return
 	}
@@ -232,11 +236,21 @@ func TestBytes(t *testing.T) {
 	}
 }
 
-// TestInternational delivers to a local part that needs SMTPUTF8 (RFC 6531), with such a header.
+// TestInternational delivers to a local part that needs SMTPUTF8 (RFC 6531), with such a header. A host that does not know
+// it gets nothing.
 func TestInternational(t *testing.T) {
 	p, tr := thePeer(t), newTransport(t)
 	m := newMail("анна@"+named, "Grüße\r\n")
-	_, _, err := m.send(t, tr, securemail.ChannelNamed)
+	_, intents, err := m.send(t, tr, securemail.ChannelNamed)
+	if p.name == "opensmtpd" {
+		de, ok := errors.AsType[*securemail.DeliveryError](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, securemail.FatePermanent, de.Fate)
+		require.Equal(t, "5.6.7", de.Enhanced)
+		require.Zero(t, intents)
+		p.missing(t, tr, m)
+		return
+	}
 	require.NoError(t, err)
 	p.stored(t, m)
 }
@@ -342,4 +356,22 @@ func TestProbe(t *testing.T) {
 		require.True(t, r.Meets(best), domain)
 		require.False(t, r.Meets(best-1), "%s: stricter than it is", domain)
 	}
+}
+
+// TestOpenSMTPDBrokenTLS meets a host that offers STARTTLS and never gets through a handshake. A floor is not met there, and what
+// needs none arrives in the clear.
+func TestOpenSMTPDBrokenTLS(t *testing.T) {
+	p, tr := thePeer(t), newTransport(t)
+	for _, floor := range []securemail.Channel{securemail.ChannelVerified, securemail.ChannelNamed, securemail.ChannelEncrypted} {
+		m := newMail("anna@"+broken, "not in the clear\r\n")
+		_, intents, err := m.send(t, tr, floor)
+		require.ErrorIs(t, err, securemail.ErrChannel)
+		require.Zero(t, intents)
+		p.missing(t, tr, m)
+	}
+	m := newMail("anna@"+broken, "sealed\r\n")
+	r, _, err := m.send(t, tr, securemail.ChannelAny)
+	require.NoError(t, err)
+	require.Nil(t, r.TLS)
+	p.stored(t, m)
 }

@@ -152,6 +152,10 @@ const maxRemoteID = 64
 // idMarks stand in front of the queue id: Postfix and most others, Exim, Exchange.
 var idMarks = [][]byte{[]byte("queued as "), []byte("id="), []byte("[InternalId=")}
 
+// idTails stand behind it: Google ("2.0.0 OK  1700000000 x12-20020a - gsmtp"), and Sendmail and OpenSMTPD ("2.0.0 07797c2e
+// Message accepted for delivery").
+var idTails = [][]byte{[]byte(" - gsmtp"), []byte(" Message accepted for delivery")}
+
 // queueID finds the far end's id in the reply to the final dot. It is a single word of letters, digits and ".-_+/", since a
 // text may quote an address and an id goes into records.
 func (r reply) queueID() string {
@@ -160,9 +164,10 @@ func (r reply) queueID() string {
 			return idWord(rest)
 		}
 	}
-	// Google: "2.0.0 OK  1700000000 x12-20020a - gsmtp".
-	if before, _, ok := bytes.Cut(r.text, []byte(" - gsmtp")); ok {
-		return idWord(before[bytes.LastIndexByte(before, ' ')+1:])
+	for _, tail := range idTails {
+		if before, _, ok := bytes.Cut(r.text, tail); ok {
+			return idWord(before[bytes.LastIndexByte(before, ' ')+1:])
+		}
 	}
 	return ""
 }

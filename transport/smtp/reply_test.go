@@ -62,6 +62,8 @@ func TestQueueID(t *testing.T) {
 		"OK id=1qXyZ1-0001aB-2C":                                             "1qXyZ1-0001aB-2C",
 		"2.6.0 <x@y> [InternalId=123456789, Hostname=H] Queued mail":         "123456789",
 		"2.0.0 OK  1700000000 x12-20020a05 - gsmtp":                          "x12-20020a05",
+		"2.0.0 07797c2e Message accepted for delivery":                       "07797c2e",
+		"2.0.0 anna@example.org Message accepted for delivery":               "",
 		"2.0.0 Ok: queued as anna@example.org":                               "",
 		"2.0.0 Ok: queued as " + strings.Repeat("a", 65):                     "",
 		"accepted for anna@example.org":                                      "",
