@@ -1,15 +1,18 @@
 package smtp
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"time"
 
 	"github.com/miekg/dns"
+
+	"github.com/postseal/postseal/transport/dane"
 )
 
 // DNSOptions are the options of [DNS]; nil and zero fields mean the defaults.
@@ -19,38 +22,59 @@ type DNSOptions struct {
 	// Attempts is how often a question is asked; 0 is 3.
 	Attempts int
 	// TrustAD makes the AD bit of the server's answers count as proof of DNSSEC (RFC 4035 section 3.2.3). The server must
-	// validate itself and be on loopback: on any other path the bit can be forged. A forwarder that copies the bit from its
-	// upstream, as some containers' stub resolvers do, must not be trusted.
+	// validate itself, and be on loopback or asked over TLS: on any other path the bit can be forged. A forwarder that
+	// copies the bit from its upstream, as some containers' stub resolvers do, must not be trusted.
 	TrustAD bool
+	// InsecureTrustAD is TrustAD on a path that this package can't judge, such as a private wire or a tunnel: whoever can
+	// write to it can forge DANE. The operator vouches for it.
+	InsecureTrustAD bool
+	// ServerName switches to DNS over TLS (RFC 7858), to the usual port 853 if addr has that, and is the name that the
+	// server's certificate must have.
+	ServerName string
+	// TLS is the configuration for it, where the system's trust anchors won't do; with one whose ServerName is set, the
+	// field above may be empty. InsecureSkipVerify is an error.
+	TLS *tls.Config
 }
 
-// udpSize is the EDNS buffer size that passes without fragments (RFC 6891; DNS flag day 2020).
-const udpSize = 1232
+// maxTTL is the longest time to live that is believed.
+const maxTTL = 24 * time.Hour
 
-// maxRecords bounds what is kept of one answer, and maxAliases the CNAMEs followed.
-const (
-	maxRecords = 64
-	maxAliases = 8
-)
+// DNSClient asks one recursive server. It is a [Resolver], a [dane.Resolver], and has LookupTXT. What the server says of
+// DNSSEC counts only where the options say so; otherwise every answer is unsigned. Its methods may be called from many
+// goroutines; its errors hold names of domains at most.
+type DNSClient struct {
+	server   string
+	timeout  time.Duration
+	attempts int
+	trustAD  bool
+	tls      *tls.Config // nil: UDP and TCP
+	idle     idleConns
+}
 
-// DNS makes a [Resolver] that asks the recursive server at addr ("ip:port"), over UDP with EDNS, and over TCP where an
-// answer was truncated.
-func DNS(addr string, o *DNSOptions) (Resolver, error) {
+var _ Resolver = (*DNSClient)(nil)
+
+// DNS makes a client of the recursive server at addr ("ip:port"). It asks over UDP with EDNS, and over TCP where an answer
+// was truncated; with a ServerName over TLS only, and then keeps a few connections until Close.
+func DNS(addr string, o *DNSOptions) (*DNSClient, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, errors.New("smtp: dns: server must be ip:port")
 	}
-	c := &dnsClient{server: addr, timeout: 5 * time.Second, attempts: 3}
-	if o != nil {
-		if o.TrustAD && !ap.Addr().Unmap().IsLoopback() {
-			return nil, errors.New("smtp: dns: AD can be trusted from loopback only")
+	if o == nil {
+		o = &DNSOptions{}
+	}
+	c := &DNSClient{server: addr, timeout: orElse(o.Timeout, 5*time.Second), attempts: orElse(o.Attempts, 3)}
+	c.trustAD = o.TrustAD || o.InsecureTrustAD
+	if o.ServerName != "" || o.TLS != nil {
+		c.tls = o.TLS.Clone()
+		if c.tls == nil {
+			c.tls = &tls.Config{}
 		}
-		if o.Timeout < 0 || o.Attempts < 0 {
-			return nil, errors.New("smtp: dns: timeout and attempts can't be negative")
-		}
-		c.trustAD = o.TrustAD
-		c.timeout = orElse(o.Timeout, c.timeout)
-		c.attempts = orElse(o.Attempts, c.attempts)
+		c.tls.ServerName = cmp.Or(o.ServerName, c.tls.ServerName)
+		c.tls.MinVersion = max(c.tls.MinVersion, tls.VersionTLS12)
+	}
+	if err := o.check(ap.Addr(), c.tls); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -62,31 +86,50 @@ func orElse[T time.Duration | int](v, def T) T {
 	return v
 }
 
-type dnsClient struct {
-	server   string
-	timeout  time.Duration
-	attempts int
-	trustAD  bool
+func (o *DNSOptions) check(server netip.Addr, config *tls.Config) error {
+	var errs []error
+	if config != nil && config.ServerName == "" {
+		errs = append(errs, errors.New("smtp: dns: TLS needs the server's name"))
+	}
+	if config != nil && config.InsecureSkipVerify {
+		errs = append(errs, errors.New("smtp: dns: TLS without a check of the server's name proves nothing"))
+	}
+	if o.TrustAD && config == nil && !server.Unmap().IsLoopback() {
+		errs = append(errs, errors.New("smtp: dns: AD can be trusted from loopback or over TLS only"))
+	}
+	if o.Timeout < 0 || o.Attempts < 0 {
+		errs = append(errs, errors.New("smtp: dns: timeout and attempts can't be negative"))
+	}
+	return errors.Join(errs...)
+}
+
+// Close drops the idle connections. The client may be used on.
+func (c *DNSClient) Close() error {
+	c.idle.drop()
+	return nil
 }
 
 // MX implements [Resolver].
-func (c *dnsClient) MX(ctx context.Context, domain string) (MXSet, error) {
+func (c *DNSClient) MX(ctx context.Context, domain string) (MXSet, error) {
 	a, err := c.ask(ctx, domain, dns.TypeMX)
 	if err != nil {
 		return MXSet{}, err
 	}
-	set := MXSet{Secure: a.secure, TTL: a.ttl}
+	set := MXSet{Canonical: a.canonical, Secure: a.secure, TTL: a.ttl}
 	for _, rr := range a.rrs {
 		if mx, ok := rr.(*dns.MX); ok {
-			set.Hosts = append(set.Hosts, MX{Host: strings.ToLower(strings.TrimSuffix(mx.Mx, ".")), Preference: mx.Preference})
+			set.Hosts = append(set.Hosts, MX{Host: plain(mx.Mx), Preference: mx.Preference})
 		}
 	}
 	return set, nil
 }
 
+// plain is a name in lower case without the final dot.
+func plain(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
 // Addrs implements [Resolver]. One family is enough; if that one has none and the other is not known, neither is the
 // answer.
-func (c *dnsClient) Addrs(ctx context.Context, host string) (AddrSet, error) {
+func (c *DNSClient) Addrs(ctx context.Context, host string) (AddrSet, error) {
 	a4, err4 := c.ask(ctx, host, dns.TypeA)
 	if errors.Is(err4, ErrNotFound) {
 		return AddrSet{}, err4
@@ -95,7 +138,7 @@ func (c *dnsClient) Addrs(ctx context.Context, host string) (AddrSet, error) {
 	if errors.Is(err6, ErrNotFound) && err4 == nil {
 		err6 = nil
 	}
-	set := AddrSet{Secure: a4.secure && a6.secure, TTL: min(a4.ttl, a6.ttl)}
+	set := AddrSet{TTL: min(a4.ttl, a6.ttl)}
 	v4, v6 := a4.addrs(), a6.addrs()
 	// An empty answer says nothing of time here; the family that has addresses does.
 	if err4 == nil && err6 == nil && (len(v4) == 0) != (len(v6) == 0) {
@@ -110,127 +153,78 @@ func (c *dnsClient) Addrs(ctx context.Context, host string) (AddrSet, error) {
 		}
 	}
 	if len(set.Addrs) == 0 {
+		set.Canonical, set.Secure = a4.canonical, a4.secure && a6.secure
 		return set, errors.Join(err4, err6)
 	}
+	set.Canonical, set.Secure = proof(a4, a6)
 	return set, nil
 }
 
-// answer is the records of the type asked for, at the end of the CNAME chain.
-type answer struct {
-	rrs    []dns.RR
-	secure bool
-	ttl    time.Duration
+// proof is what the answers for addresses say of the way to them. Only those with addresses count: a family that has none,
+// or can't be asked, must not take the proof from the other, or a suppressed answer would end the protection. Nor must
+// addresses that something between made up (DNS64): DANE does not rest on addresses.
+func proof(a4, a6 answer) (canonical string, secure bool) {
+	canonical, first := "", true
+	for _, a := range []answer{a4, a6} {
+		if len(a.rrs) > 0 && (first || a.secure && !secure) {
+			canonical, secure, first = a.canonical, a.secure, false
+		}
+	}
+	return canonical, secure
 }
 
-func (a answer) addrs() []netip.Addr {
-	var out []netip.Addr
+// LookupTXT has the shape and meaning of [net.Resolver.LookupTXT]: the strings of a record are joined, and a
+// [*net.DNSError] with IsNotFound says that there surely is no such record.
+func (c *DNSClient) LookupTXT(ctx context.Context, name string) ([]string, error) {
+	a, err := c.find(ctx, name, dns.TypeTXT)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
 	for _, rr := range a.rrs {
-		var ip net.IP
-		switch rr := rr.(type) {
-		case *dns.A:
-			ip = rr.A
-		case *dns.AAAA:
-			ip = rr.AAAA
-		}
-		if addr, ok := netip.AddrFromSlice(ip); ok {
-			out = append(out, addr.Unmap())
+		if txt, ok := rr.(*dns.TXT); ok {
+			out = append(out, text(txt.Txt))
 		}
 	}
-	return out
+	return out, nil
 }
 
-// ask puts one question, again after a time-out or a server failure.
-func (c *dnsClient) ask(ctx context.Context, name string, qtype uint16) (answer, error) {
-	err := errLookup
-	for range c.attempts {
-		var m *dns.Msg
-		if m, err = c.exchange(ctx, name, qtype); err != nil {
-			if err := ended(ctx); err != nil {
-				return answer{}, err
+// TLSA implements [dane.Resolver].
+func (c *DNSClient) TLSA(ctx context.Context, name string) (dane.Answer, error) {
+	a, err := c.find(ctx, name, dns.TypeTLSA)
+	if err != nil {
+		return dane.Answer{}, err
+	}
+	out := dane.Answer{Secure: a.secure, TTL: a.ttl}
+	for _, rr := range a.rrs {
+		if r, ok := rr.(*dns.TLSA); ok {
+			data, err := unhex(r.Certificate)
+			if err != nil {
+				return dane.Answer{}, err
 			}
-			continue
+			out.Records = append(out.Records, dane.Record{Usage: r.Usage, Selector: r.Selector, Match: r.MatchingType, Data: data})
 		}
-		switch m.Rcode {
-		case dns.RcodeSuccess:
-			return c.read(m, name, qtype)
-		case dns.RcodeNameError:
-			return answer{}, ErrNotFound
-		}
-		err = fmt.Errorf("%w (%s)", errLookup, rcodeName(m.Rcode))
 	}
-	return answer{}, err
+	return out, nil
 }
 
-// ended is ctx.Err, a moment early where I/O with ctx's own deadline may have seen the end first.
-func ended(ctx context.Context) error {
-	if d, ok := ctx.Deadline(); ok && !time.Now().Before(d) {
-		return context.DeadlineExceeded
+// CNAME implements [dane.Resolver].
+func (c *DNSClient) CNAME(ctx context.Context, name string) (dane.Alias, error) {
+	a, err := c.find(ctx, name, dns.TypeCNAME)
+	if err != nil {
+		return dane.Alias{}, err
 	}
-	return ctx.Err()
+	if cn, ok := a.rrs[0].(*dns.CNAME); ok {
+		return dane.Alias{Target: plain(cn.Target), Secure: a.secure}, nil
+	}
+	return dane.Alias{}, errLookup
 }
 
-func rcodeName(code int) string {
-	if s, ok := dns.RcodeToString[code]; ok {
-		return s
+// find asks for records, and says as the net package does that there are none.
+func (c *DNSClient) find(ctx context.Context, name string, qtype uint16) (answer, error) {
+	a, err := c.ask(ctx, strings.TrimSuffix(name, "."), qtype)
+	if errors.Is(err, ErrNotFound) || err == nil && len(a.rrs) == 0 {
+		return answer{}, &net.DNSError{Err: "no such record", Name: name, IsNotFound: true}
 	}
-	return "rcode unknown"
-}
-
-// exchange asks once. Its errors hold no name.
-func (c *dnsClient) exchange(ctx context.Context, name string, qtype uint16) (*dns.Msg, error) {
-	q := new(dns.Msg)
-	q.SetQuestion(dns.Fqdn(name), qtype)
-	q.SetEdns0(udpSize, false)
-	// RFC 6840 section 5.7: AD in a question asks for AD in the answer.
-	q.AuthenticatedData = c.trustAD
-	for _, network := range []string{"udp", "tcp"} {
-		client := dns.Client{Net: network, Timeout: c.timeout, UDPSize: udpSize}
-		m, _, err := client.ExchangeContext(ctx, q, c.server)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", errLookup, bare(ctx, err))
-		}
-		if !m.Response || len(m.Question) != 1 || m.Question[0].Qtype != qtype || !strings.EqualFold(m.Question[0].Name, q.Question[0].Name) {
-			return nil, errLookup
-		}
-		// A server that neither recursed nor has authority says nothing by saying nothing.
-		if lame := !m.RecursionAvailable && !m.Authoritative; lame && m.Rcode == dns.RcodeSuccess && len(m.Answer) == 0 {
-			return nil, errLookup
-		}
-		if !m.Truncated {
-			return m, nil
-		}
-	}
-	return nil, errLookup
-}
-
-// read follows the CNAMEs in m and collects the records at their end. A chain without an end is no answer.
-func (c *dnsClient) read(m *dns.Msg, name string, qtype uint16) (answer, error) {
-	a := answer{secure: c.trustAD && m.AuthenticatedData}
-	ttl := uint32(0)
-	owner := dns.Fqdn(name)
-	for range maxAliases {
-		next := ""
-		for _, rr := range m.Answer {
-			h := rr.Header()
-			if !strings.EqualFold(h.Name, owner) {
-				continue
-			}
-			if cn, ok := rr.(*dns.CNAME); ok {
-				next = cn.Target
-			} else if h.Rrtype != qtype || len(a.rrs) == maxRecords {
-				continue
-			} else {
-				a.rrs = append(a.rrs, rr)
-			}
-			if ttl == 0 || h.Ttl < ttl {
-				ttl = h.Ttl
-			}
-		}
-		if next == "" || len(a.rrs) > 0 {
-			a.ttl = time.Duration(ttl) * time.Second
-			return a, nil
-		}
-		owner = next
-	}
-	return answer{}, fmt.Errorf("%w (aliases without end)", errLookup)
+	return a, err
 }

@@ -150,7 +150,7 @@ func New(o *Options) (*Transport, error) {
 	if r == nil {
 		r = system{r: net.DefaultResolver, search: t.relay != nil}
 	}
-	_, ours := r.(*dnsClient)
+	_, ours := r.(*DNSClient)
 	t.public = !o.AllowPrivate && o.Dial == nil && t.port == 25 && (ours || o.Resolver == nil)
 	t.resolver = newCached(r, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
