@@ -7,6 +7,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"github.com/postseal/postseal/securemail"
 )
 
 // Reply is what ReadReply read.
@@ -85,3 +87,11 @@ func PKIXRule(err error) string { return pkixRule(err) }
 
 // Literal is what EHLO says where there is no name.
 func Literal(a net.Addr) string { return literal(a) }
+
+// Shown is what one session showed.
+type Shown struct{ DANE, PKIX, Pin, RequireTLS bool }
+
+// Missed holds a session against terms.
+func Missed(t Terms, w securemail.Wire, s Shown) string {
+	return t.missed(&w, shown{dane: s.DANE, pkix: s.PKIX, pin: s.Pin, requireTLS: s.RequireTLS})
+}
