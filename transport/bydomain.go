@@ -18,6 +18,7 @@ type Router struct {
 var (
 	_ securemail.Transport = (*Router)(nil)
 	_ securemail.Prober    = (*Router)(nil)
+	_ Observer             = (*Router)(nil)
 )
 
 var errNoRoute = errors.New("transport: no transport for this domain")
@@ -68,8 +69,10 @@ func (r *Router) Deliver(ctx context.Context, s *securemail.Shipment) (*securema
 
 // Probe implements securemail.Prober: it asks the domain's Transport; one that can't tell leaves the route unknown.
 func (r *Router) Probe(ctx context.Context, tenant, domain string) (securemail.Route, error) {
-	if p, ok := r.find(domain).(securemail.Prober); ok {
-		return p.Probe(ctx, tenant, domain)
-	}
-	return securemail.Route{}, nil
+	return probe(ctx, r.find(domain), tenant, domain)
+}
+
+// Observe implements Observer: it asks the domain's Transport; the error of one that can't look Is errors.ErrUnsupported.
+func (r *Router) Observe(ctx context.Context, tenant, domain string) (*Observation, error) {
+	return observe(ctx, r.find(domain), tenant, domain)
 }

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
@@ -45,4 +46,37 @@ func ExampleFailover() {
 	r, _ := t.Deliver(context.Background(), exampleShipment("a@clinic.test"))
 	fmt.Println(r.Peer)
 	// Output: the second
+}
+
+func ExampleLimit() {
+	deferring := named("", &securemail.DeliveryError{Stage: "mail", Code: 421})
+	t, err := transport.Limit(deferring, &transport.LimitOptions{Connections: 4, Rate: 20, Wait: time.Second, Pause: time.Minute})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for range 2 { // the second does not reach the mail host
+		_, err = t.Deliver(context.Background(), exampleShipment("a@clinic.test"))
+		fmt.Println(err)
+	}
+	// Output:
+	// securemail: delivery: mail 421
+	// securemail: delivery: connect 4.4.5: throttle: closed for 1m0s
+}
+
+func ExampleRecord() {
+	counts := map[transport.Result]int{} // a host program would guard it
+	t, err := transport.Record(named("mx.clinic.test", nil), transport.RecorderFunc(func(_ context.Context, o transport.Outcome) {
+		counts[o.Result]++
+		fmt.Println(o.Domain, o.Result, "by", o.Peer)
+	}), nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, _ = t.Deliver(context.Background(), exampleShipment("a@clinic.test"))
+	fmt.Println(counts)
+	// Output:
+	// clinic.test delivered by mx.clinic.test
+	// map[delivered:1]
 }
