@@ -30,6 +30,7 @@
 //	transport/smtp               to the recipient's mail host or a smart host, with channel floors
 //	transport/dane               DANE: does the host show the certificate that signed DNS names
 //	transport/httpapi            delivery over HTTPS
+//	transport/tlsrpt             SMTP TLS reporting (RFC 8460): counts, daily reports, parser of reports
 //	transport/transporttest      conformance kit for Transport and Prober
 //
 // The consumer owns the interface: Mailer consumes them all, so they are declared in securemail, and every other
