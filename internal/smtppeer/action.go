@@ -26,7 +26,9 @@ const (
 	// StageBody is at the first line of message data: only Delay, Stall and Close have a meaning there.
 	StageBody Stage = "body"
 	// StageDot is after the final dot. Close there is a reply that never comes though the message was taken.
-	StageDot   Stage = "dot"
+	StageDot Stage = "dot"
+	// StageChunk is at BDAT once its octets are read, but for the last chunk, which is StageDot.
+	StageChunk Stage = "chunk"
 	StageReset Stage = "rset"
 	StageQuit  Stage = "quit"
 )

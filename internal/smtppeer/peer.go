@@ -8,7 +8,8 @@
 //	p.Messages() // what it took
 //
 // Misbehaviour is an [Action] at a [Stage]: a refusal, a stall, a dropped connection, raw bytes, a reply of any number
-// of lines. It speaks RFC 5321 with PIPELINING, SIZE, 8BITMIME, SMTPUTF8, REQUIRETLS, STARTTLS and AUTH PLAIN and LOGIN.
+// of lines. It speaks RFC 5321 with PIPELINING, CHUNKING, SIZE, 8BITMIME, SMTPUTF8, DSN, REQUIRETLS, STARTTLS and AUTH
+// PLAIN and LOGIN.
 // It is no mail server: it believes what it is told and keeps all in memory.
 package smtppeer
 
@@ -36,7 +37,7 @@ type Options struct {
 	InjectAfterStartTLS string
 
 	// Extensions are the EHLO lines besides STARTTLS, SIZE and AUTH; nil is PIPELINING, 8BITMIME, SMTPUTF8 and
-	// ENHANCEDSTATUSCODES; an empty slice is none.
+	// ENHANCEDSTATUSCODES; an empty slice is none. BDAT is served, and parameters are recorded, whether offered or not.
 	Extensions []string
 	// ExtensionsTLS, where not nil, takes the place of Extensions once TLS is on.
 	ExtensionsTLS []string
@@ -52,6 +53,11 @@ type Options struct {
 	NeedAuth bool
 	// LaxData accepts DATA though every recipient was refused, as RFC 2920 section 3.1 allows.
 	LaxData bool
+	// Chunk is what becomes of a chunk that is refused.
+	Chunk Chunk
+	// KeepSender, as in Exim, leaves a transaction open though BDAT was refused: the next MAIL gets 503 unless RSET comes
+	// before it.
+	KeepSender bool
 	// Discard counts message octets without keeping them: Message.Data stays nil, and Commands ends at 1,000 lines.
 	Discard bool
 
@@ -64,7 +70,21 @@ type Options struct {
 	Hook func(e Event) *Action
 }
 
-// Message is one transaction as the Peer saw it, from DATA on.
+// Chunk is how a Peer treats the octets of a chunk that it refuses.
+type Chunk uint8
+
+const (
+	// ChunkDiscard reads and forgets them (RFC 3030 section 2), as Postfix and Exim do.
+	ChunkDiscard Chunk = iota
+	// ChunkParse takes them for commands.
+	ChunkParse
+	// ChunkClose drops the connection.
+	ChunkClose
+	// ChunkAccept never refuses a chunk, with recipients or without.
+	ChunkAccept
+)
+
+// Message is one transaction as the Peer saw it, from DATA or the first BDAT on.
 type Message struct {
 	// Conn numbers the connection, from 1.
 	Conn int
@@ -75,6 +95,10 @@ type Message struct {
 	From   string
 	Params []string
 	Rcpts  []string
+	// RcptParams are the parameters of each RCPT as sent.
+	RcptParams []string
+	// Chunks are the sizes of the chunks; none for DATA.
+	Chunks []int64
 	// Data are the octets with dot-stuffing undone, as far as they came; Octets is their number.
 	Data   []byte
 	Octets int64
@@ -82,11 +106,11 @@ type Message struct {
 	TLS *tls.ConnectionState
 	// User is who authenticated, "" for nobody.
 	User string
-	// Complete: the final dot arrived. Taken: the peer did not refuse it then. Replied: it also said so.
+	// Complete: the final dot or the whole last chunk arrived. Taken: the peer did not refuse it then. Replied: it also said so.
 	Complete, Taken, Replied bool
 }
 
-// Command is one line that a client sent; message data is one line "<data>".
+// Command is one line that a client sent; the data behind DATA is one line "<data>".
 type Command struct {
 	Conn int
 	TLS  bool

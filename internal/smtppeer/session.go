@@ -37,6 +37,9 @@ type session struct {
 	from   string
 	params []string
 	rcpts  []string
+	rparms []string
+	// open is the message whose last chunk has not come yet.
+	open *Message
 }
 
 func newSession(p *Peer, c net.Conn, id int) *session {
@@ -118,6 +121,8 @@ func (s *session) serve(verb, arg string) error {
 		return s.rcpt(arg)
 	case "DATA":
 		return s.data()
+	case "BDAT":
+		return s.bdat(arg)
 	case "RSET":
 		s.clear()
 		return s.say(StageReset, "", 250, "2.0.0 reset")
@@ -278,7 +283,9 @@ func (s *session) answer(challenge, given string) (string, error) {
 	return string(b), nil
 }
 
-func (s *session) clear() { s.inMail, s.from, s.params, s.rcpts = false, "", nil, nil }
+func (s *session) clear() {
+	s.inMail, s.from, s.params, s.rcpts, s.rparms, s.open = false, "", nil, nil, nil, nil
+}
 
 func (s *session) mail(arg string) error {
 	addr, params, ok := path(arg, "FROM:")
@@ -325,7 +332,7 @@ func path(arg, prefix string) (addr string, params []string, ok bool) {
 }
 
 func (s *session) rcpt(arg string) error {
-	addr, _, ok := path(arg, "TO:")
+	addr, params, ok := path(arg, "TO:")
 	switch {
 	case !ok:
 		return s.put(501, "5.5.4 syntax")
@@ -334,7 +341,7 @@ func (s *session) rcpt(arg string) error {
 	}
 	ok, err := s.sayOr(StageRcpt, addr, 250, "2.1.5 recipient ok")
 	if err == nil && ok {
-		s.rcpts = append(s.rcpts, addr)
+		s.rcpts, s.rparms = append(s.rcpts, addr), append(s.rparms, strings.Join(params, " "))
 	}
 	return err
 }
@@ -347,16 +354,22 @@ func (s *session) data() error {
 	if err != nil || !ok {
 		return err
 	}
-	m := &Message{
-		Conn: s.id, HELO: s.helo, ESMTP: s.esmtp, From: s.from, Params: s.params, Rcpts: s.rcpts, TLS: s.tls, User: s.user,
-	}
+	m := s.message()
 	s.clear()
-	s.p.change(func() { s.p.messages = append(s.p.messages, m) })
 	s.p.log(Command{Conn: s.id, TLS: s.tls != nil, Line: "<data>"})
 	if err := s.body(m); err != nil {
 		return err
 	}
 	return s.dot(m)
+}
+
+// message starts one for the transaction.
+func (s *session) message() *Message {
+	m := &Message{
+		Conn: s.id, HELO: s.helo, ESMTP: s.esmtp, From: s.from, Params: s.params, Rcpts: s.rcpts, RcptParams: s.rparms, TLS: s.tls, User: s.user,
+	}
+	s.p.change(func() { s.p.messages = append(s.p.messages, m) })
+	return m
 }
 
 // body reads up to the final dot, which only CRLF "." CRLF is.
@@ -424,6 +437,78 @@ func (s *session) dot(m *Message) error {
 		return nil
 	}
 	return s.put(250, fmt.Sprintf("2.0.0 ok queued as q%d-%d", s.id, s.taken))
+}
+
+// bdat takes one chunk (RFC 3030 section 2).
+func (s *session) bdat(arg string) error {
+	word, last, _ := strings.Cut(arg, " ")
+	size, err := strconv.ParseInt(word, 10, 64)
+	if err != nil || size < 0 {
+		return s.put(501, "5.5.4 syntax")
+	}
+	if len(s.rcpts) == 0 && s.p.o.Chunk != ChunkAccept {
+		return s.refuse(size)
+	}
+	if s.open == nil {
+		s.open = s.message()
+	}
+	m := s.open
+	if err := s.chunk(m, size); err != nil {
+		return err
+	}
+	if strings.EqualFold(last, "LAST") {
+		s.clear()
+		return s.dot(m)
+	}
+	ok, err := s.sayOr(StageChunk, arg, 250, "2.0.0 chunk ok")
+	if err == nil && !ok {
+		s.clear()
+	}
+	return err
+}
+
+// refuse is the answer to a chunk without a recipient.
+func (s *session) refuse(size int64) error {
+	switch s.p.o.Chunk {
+	case ChunkClose:
+		return errGone
+	case ChunkDiscard:
+		if _, err := io.CopyN(io.Discard, s.br, size); err != nil {
+			return err
+		}
+	}
+	if !s.p.o.KeepSender {
+		s.clear()
+	}
+	return s.put(503, "5.5.1 no recipients")
+}
+
+func (s *session) chunk(m *Message, size int64) error {
+	s.p.change(func() { m.Chunks = append(m.Chunks, size) })
+	if s.br.Buffered() == 0 {
+		if err := s.bw.Flush(); err != nil {
+			return err
+		}
+	}
+	first := true
+	for buf := make([]byte, min(size, 32<<10)); size > 0; {
+		n, err := s.br.Read(buf[:min(size, int64(len(buf)))])
+		s.p.change(func() {
+			if m.Octets += int64(n); !s.p.o.Discard {
+				m.Data = append(m.Data, buf[:n]...)
+			}
+		})
+		if size -= int64(n); err != nil {
+			return fmt.Errorf("smtppeer: chunk: %w", err)
+		}
+		if first {
+			first = false
+			if _, err := s.perform(s.at(StageBody, "")); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // stall reads and forgets until the other side or the Peer closes.

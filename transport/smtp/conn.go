@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,8 @@ type conn struct {
 	admitted admission
 
 	uses int
+	// domains are those of the recipients so far, where their number is limited (RFC 9422).
+	domains []string
 	// broken: the session is out of step or over, and must not be used again.
 	broken bool
 	idle   time.Time
@@ -85,6 +88,25 @@ func (c *conn) arm(ctx context.Context, d time.Duration) error {
 		return err
 	}
 	return ctx.Err()
+}
+
+// count notes a message that c is about to carry.
+func (c *conn) count(j *job) {
+	c.uses++
+	if domain := j.Recipient.Address.Domain(); c.ext.domainMax > 0 && !slices.Contains(c.domains, domain) {
+		c.domains = append(c.domains, domain)
+	}
+}
+
+// spent says that c may carry no more at all, by our limit or the far end's (RFC 9422 section 4.1: MAIL counts, refused or
+// not).
+func (c *conn) spent(maxUses int) bool {
+	return c.uses >= maxUses || c.ext.mailMax > 0 && c.uses >= c.ext.mailMax
+}
+
+// takes says whether c may carry mail for the domain (RFC 9422 section 4.3).
+func (c *conn) takes(domain string) bool {
+	return c.ext.domainMax == 0 || len(c.domains) < c.ext.domainMax || slices.Contains(c.domains, domain)
 }
 
 func (c *conn) flush(ctx context.Context, d time.Duration) error {

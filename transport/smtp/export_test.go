@@ -28,16 +28,19 @@ func ReadReply(r io.Reader) (Reply, error) {
 
 // Extensions is what ParseEHLO found.
 type Extensions struct {
-	StartTLS, Pipelining, EightBit, UTF8, RequireTLS, HasSize bool
-	Size                                                      int64
-	Auth                                                      []string
+	StartTLS, Pipelining, EightBit, UTF8, RequireTLS, HasSize, Chunking, DSN bool
+	Size                                                                     int64
+	MailMax, DomainMax                                                       int
+	Auth                                                                     []string
 }
 
 // ParseEHLO runs the EHLO parser.
 func ParseEHLO(text string) (Extensions, error) {
 	var x extensions
 	_, err := readReply(bufio.NewReaderSize(strings.NewReader(text), maxReplyLine), nil, x.line)
-	return Extensions{x.startTLS, x.pipelining, x.eightBit, x.utf8, x.requireTLS, x.hasSize, x.size, x.auth}, err
+	return Extensions{
+		x.startTLS, x.pipelining, x.eightBit, x.utf8, x.requireTLS, x.hasSize, x.chunking, x.dsn, x.size, x.mailMax, x.domainMax, x.auth,
+	}, err
 }
 
 // Stuff runs the dot-stuffer over blocks of n octets.
@@ -95,3 +98,5 @@ type Shown struct{ DANE, PKIX, Pin, RequireTLS bool }
 func Missed(t Terms, w securemail.Wire, s Shown) string {
 	return t.missed(&w, shown{dane: s.DANE, pkix: s.PKIX, pin: s.Pin, requireTLS: s.RequireTLS})
 }
+// OriginalRecipient is the value of ORCPT.
+func OriginalRecipient(addr string) string { return originalRecipient(addr) }

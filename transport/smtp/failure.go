@@ -55,6 +55,9 @@ var (
 	errNoUTF8      = errors.New("smtp: far end takes no internationalised mail (RFC 6531)")
 	errNoMechanism = errors.New("smtp: far end offers no SASL mechanism of ours (RFC 4954)")
 	errNoAnswer    = errors.New("smtp: no clear answer to the final dot")
+	errIdentity    = errors.New("smtp: identity has no valid EHLO name")
+	errNoSource    = errors.New("smtp: identity has no source address of the host's family")
+	errDSN         = errors.New("smtp: NotifyNever stands alone (RFC 3461)")
 	errHandshake   = errors.New("smtp: TLS handshake failed")
 )
 

@@ -20,6 +20,8 @@ type job struct {
 	floor    securemail.Channel
 	from, to string
 	size     int64
+	me       Identity
+	dsn      DSN
 	// first are the message's first octets; whole says that there are no more.
 	buf   *[]byte
 	first []byte

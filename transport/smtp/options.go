@@ -24,6 +24,13 @@ type Options struct {
 	// HELO is the name given at EHLO; it should resolve to this machine. "" is the system's host name if it has a dot,
 	// else the connection's own address as a literal (RFC 5321 section 4.1.1.1).
 	HELO string
+	// Identity, where not nil, says who a delivery is: its EHLO name and local address, by tenant or stream.
+	Identity func(*securemail.Slip) Identity
+	// DSN, where not nil, says how far ends are to report on the mail (RFC 3461). RET=HDRS and ENVID are sent wherever DSN is
+	// offered.
+	DSN func(*securemail.Slip) DSN
+	// Chunking says when BDAT is used.
+	Chunking Chunking
 	// Resolver finds mail hosts; nil is Go's own, which knows nothing of DNSSEC. [DNS] makes others.
 	Resolver Resolver
 	// Dial opens connections; nil is a plain net.Dialer.
@@ -133,8 +140,9 @@ func New(o *Options) (*Transport, error) {
 	}
 	t := &Transport{
 		helo: o.HELO, dial: o.Dial, port: o.Port, roots: o.RootCAs, timeouts: o.Timeouts.filled(), now: o.Now, log: o.Logger,
-		maxUses: orElse(o.MaxUses, 100), pins: map[string]*pin{},
+		maxUses: orElse(o.MaxUses, 100), pins: map[string]*pin{}, identity: o.Identity, dsn: o.DSN, chunking: o.Chunking,
 	}
+	t.steps = newSteps(t.timeouts)
 	t.defaults()
 	errs := []error{o.Timeouts.check(), t.setRelay(o.Relay), t.setPins(o.Pins)}
 	if t.helo != "" && !validHELO(t.helo) {
@@ -142,6 +150,9 @@ func New(o *Options) (*Transport, error) {
 	}
 	if o.MaxUses < 0 || o.MaxIdlePerHost < 0 || o.IdleTimeout < 0 {
 		errs = append(errs, errors.New("smtp: options: MaxUses, MaxIdlePerHost and IdleTimeout can't be negative"))
+	}
+	if o.Chunking > ChunkingNever {
+		errs = append(errs, errors.New("smtp: options: unknown Chunking"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -160,7 +171,7 @@ func New(o *Options) (*Transport, error) {
 
 func (t *Transport) defaults() {
 	if t.dial == nil {
-		t.dial = new(net.Dialer).DialContext
+		t.dial = dialFrom
 	}
 	if t.port == 0 {
 		t.port = 25

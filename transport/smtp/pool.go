@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,10 +17,12 @@ type key struct {
 	signed     bool
 	floor      securemail.Channel
 	requireTLS bool
+	me         self
 }
 
-func (t *Transport) key(j *job, g target) key {
+func (t *Transport) key(j *job, g target, me self) key {
 	k := key{
+		me:   me,
 		addr: netip.AddrPortFrom(g.addr, g.port), name: g.name, signed: g.signed, floor: j.floor, requireTLS: j.RequireTLS,
 	}
 	if g.pin != nil {
@@ -44,21 +47,23 @@ func newPool(limit, perHost int, ttl time.Duration) *pool {
 	return &pool{max: limit, perHost: perHost, ttl: ttl, idle: map[key][]*conn{}}
 }
 
-// take returns an idle connection for k, or nil.
-func (p *pool) take(k key) *conn {
+// take returns an idle connection for k that may carry mail for the domain, or nil.
+func (p *pool) take(k key, domain string) *conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	cs := p.idle[k]
-	if len(cs) == 0 {
-		return nil
+	for i := len(cs) - 1; i >= 0; i-- {
+		c := cs[i]
+		if time.Since(c.idle) >= p.ttl {
+			return nil // the timer is about to close it and those before it
+		}
+		if c.takes(domain) {
+			p.set(k, slices.Delete(cs, i, i+1))
+			p.count--
+			return c
+		}
 	}
-	c := cs[len(cs)-1]
-	if time.Since(c.idle) >= p.ttl {
-		return nil // the timer is about to close it
-	}
-	p.set(k, cs[:len(cs)-1])
-	p.count--
-	return c
+	return nil
 }
 
 // put keeps c; it is false, and c the caller's to close, if there is no room. Where the pool is full the one that was idle

@@ -96,6 +96,15 @@ func TestEHLO(t *testing.T) {
 	x, err = smtp.ParseEHLO("250-h\r\n250 AUTH " + strings.Repeat("M ", 100) + strings.Repeat("x", 30) + "\r\n")
 	require.NoError(t, err)
 	require.Len(t, x.Auth, 32)
+	x, err = smtp.ParseEHLO("250-h\r\n250-chunking\r\n250-DSN\r\n250 Limits MailMax=20 RCPTDOMAINMAX=3 RCPTMAX=1 X=2\r\n")
+	require.NoError(t, err)
+	require.Equal(t, smtp.Extensions{Chunking: true, DSN: true, MailMax: 20, DomainMax: 3}, x)
+	// RFC 9422 section 3: what breaks the syntax is not there.
+	for _, bad := range []string{"MAILMAX=0", "MAILMAX=", "MAILMAX", "MAILMAX=01", "MAILMAX=1234567", "MAILMAX=-1", "MAILMAX=1x", "MAILMAX =7"} {
+		x, err = smtp.ParseEHLO("250-h\r\n250 LIMITS " + bad + "\r\n")
+		require.NoError(t, err)
+		require.Zero(t, x, bad)
+	}
 }
 
 func FuzzReply(f *testing.F) {
@@ -121,7 +130,7 @@ func FuzzReply(f *testing.F) {
 }
 
 func FuzzEHLO(f *testing.F) {
-	for _, s := range []string{"250-h\r\n250 STARTTLS\r\n", "250-h\r\n250-SIZE 1\r\n250 AUTH=PLAIN\r\n", "250-h\r\n250 AUTH a b\r\n"} {
+	for _, s := range []string{"250-h\r\n250 STARTTLS\r\n", "250-h\r\n250-SIZE 1\r\n250 AUTH=PLAIN\r\n", "250-h\r\n250 AUTH a b\r\n", "250-h\r\n250 LIMITS MAILMAX=1 RCPTDOMAINMAX=9\r\n"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -129,7 +138,7 @@ func FuzzEHLO(f *testing.F) {
 		if err == nil && !strings.Contains(in, "250-") && !strings.HasPrefix(in, "2") && x.StartTLS {
 			t.Fatal("an extension out of nothing")
 		}
-		if x.Size < 0 || len(x.Auth) > 32 {
+		if x.Size < 0 || len(x.Auth) > 32 || x.MailMax < 0 || x.MailMax > 999999 || x.DomainMax < 0 || x.DomainMax > 999999 {
 			t.Fatalf("out of bounds: %+v", x)
 		}
 		for _, m := range x.Auth {

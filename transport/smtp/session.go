@@ -22,11 +22,12 @@ type demand struct {
 	why   []securemail.Reason
 	// probe: nothing will be sent, so no credentials are given.
 	probe bool
+	me    self
 }
 
 // open makes a session for j. Under ChannelAny a failed handshake leads to a second session in the clear.
-func (t *Transport) open(ctx context.Context, j *job, g target) (*conn, *failure) {
-	d := demand{floor: j.floor}
+func (t *Transport) open(ctx context.Context, j *job, g target, me self) (*conn, *failure) {
+	d := demand{floor: j.floor, me: me}
 	c, f := t.connect(ctx, g, d)
 	if f == nil || !f.handshake || j.floor != securemail.ChannelAny || ctx.Err() != nil {
 		return c, f
@@ -38,7 +39,7 @@ func (t *Transport) open(ctx context.Context, j *job, g target) (*conn, *failure
 // connect dials and brings the session to where MAIL could be said. The session may be below the floor: admit decides.
 func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *failure) {
 	dialCtx, cancel := context.WithTimeout(ctx, t.timeouts.Connect)
-	nc, err := t.dial(dialCtx, "tcp", g.hostport())
+	nc, err := t.dial(d.me.from(dialCtx), "tcp", g.hostport())
 	cancel()
 	if err != nil {
 		f := ioFailure(ctx, stageConnect, err)
@@ -98,7 +99,7 @@ func (t *Transport) hello(ctx context.Context, c *conn, d demand) *failure {
 // ehlo asks for the extensions, forgetting those of before. HELO is for floors that need none.
 func (t *Transport) ehlo(ctx context.Context, c *conn, d demand) *failure {
 	c.ext = extensions{}
-	name := t.helo
+	name := d.me.helo
 	if name == "" {
 		name = literal(c.net.LocalAddr())
 	}

@@ -18,19 +18,27 @@ type step struct {
 	write func(c *conn, j *job)
 }
 
-// envelope is RSET, MAIL, RCPT, DATA. RSET clears what a transaction before may have left behind: a server that refused
+// newSteps are RSET, MAIL, RCPT, DATA. RSET clears what a transaction before may have left behind: a server that refused
 // one of a pipelined group may keep its sender.
-func (t *Transport) envelope(used int) []step {
-	all := [...]step{
-		{stageMail, t.timeouts.EHLO, 250, writeReset},
-		{stageMail, t.timeouts.Mail, 250, writeMail},
-		{stageRcpt, t.timeouts.Rcpt, 250, writeRcpt},
-		{stageData, t.timeouts.DataInit, 354, writeData},
+func newSteps(t Timeouts) [4]step {
+	return [...]step{
+		{stageMail, t.EHLO, 250, writeReset},
+		{stageMail, t.Mail, 250, writeMail},
+		{stageRcpt, t.Rcpt, 250, writeRcpt},
+		{stageData, t.DataInit, 354, writeData},
 	}
+}
+
+// envelope is what of the steps a session needs that carried that many messages: RSET between them, DATA without BDAT.
+func (t *Transport) envelope(used int, chunked bool) []step {
+	from, to := 0, len(t.steps)
 	if used == 0 {
-		return all[1:]
+		from++
 	}
-	return all[:]
+	if chunked {
+		to--
+	}
+	return t.steps[from:to]
 }
 
 func writeReset(c *conn, _ *job) { _, _ = c.bw.WriteString("RSET\r\n") }
@@ -54,13 +62,16 @@ func writeMail(c *conn, j *job) {
 	if j.RequireTLS {
 		_, _ = c.bw.WriteString(" REQUIRETLS")
 	}
+	writeMailDSN(c, j)
 	_, _ = c.bw.WriteString("\r\n")
 }
 
 func writeRcpt(c *conn, j *job) {
 	_, _ = c.bw.WriteString("RCPT TO:<")
 	_, _ = c.bw.WriteString(j.to)
-	_, _ = c.bw.WriteString(">\r\n")
+	_ = c.bw.WriteByte('>')
+	writeRcptDSN(c, j)
+	_, _ = c.bw.WriteString("\r\n")
 }
 
 func writeData(c *conn, _ *job) { _, _ = c.bw.WriteString("DATA\r\n") }
@@ -71,11 +82,18 @@ func (t *Transport) transact(ctx context.Context, j *job, c *conn) (string, *fai
 	if f := capable(j, c); f != nil {
 		return "", f
 	}
-	used := c.uses
-	c.uses++
-	if f := t.ready(ctx, j, c, used); f != nil {
+	used, chunked := c.uses, t.chunked(c)
+	c.count(j)
+	if f := t.ready(ctx, j, c, t.envelope(used, chunked)); f != nil {
 		f.sent = true
 		return "", f
+	}
+	if chunked {
+		id, f := t.chunks(ctx, j, c)
+		if f != nil {
+			f.sent = true
+		}
+		return id, f
 	}
 	// From here on nothing but a clear answer to the dot leaves the session usable.
 	c.broken = true
@@ -118,14 +136,13 @@ func capable(j *job, c *conn) *failure {
 }
 
 // ready brings the session to 354: in one flight where PIPELINING is offered (RFC 2920), else step by step.
-func (t *Transport) ready(ctx context.Context, j *job, c *conn, used int) *failure {
+func (t *Transport) ready(ctx context.Context, j *job, c *conn, steps []step) *failure {
 	if c.br.Buffered() > 0 {
 		c.broken = true
 		f := hostFail(stageMail, &ReplyError{Rule: "unasked"})
 		f.stale = true
 		return f
 	}
-	steps := t.envelope(used)
 	if c.ext.pipelining {
 		for _, s := range steps {
 			s.write(c, j)
@@ -223,10 +240,13 @@ func (t *Transport) dot(ctx context.Context, c *conn) (string, *failure) {
 	if err := c.arm(ctx, t.timeouts.Dot); err != nil {
 		return "", fail(stageData, bare(ctx, err))
 	}
-	_, err := c.bw.WriteString(".\r\n")
-	if err == nil {
-		err = c.bw.Flush()
-	}
+	_, _ = c.bw.WriteString(".\r\n")
+	return t.answer(ctx, c)
+}
+
+// answer sends what makes the far end accept, and reads what it says to that.
+func (t *Transport) answer(ctx context.Context, c *conn) (string, *failure) {
+	err := c.bw.Flush()
 	var r reply
 	if err == nil {
 		r, err = c.read(ctx, t.timeouts.Dot, nil)

@@ -23,7 +23,11 @@ type Transport struct {
 	pins     map[string]*pin
 	relay    *host
 	timeouts Timeouts
+	steps    [4]step
 	maxUses  int
+	identity func(*securemail.Slip) Identity
+	dsn      func(*securemail.Slip) DSN
+	chunking Chunking
 	// public: mail hosts must have public addresses.
 	public bool
 	now    func() time.Time
@@ -63,6 +67,9 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 		return nil, public(f)
 	}
 	defer j.release()
+	if f := t.personal(j); f != nil {
+		return nil, public(f)
+	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Total)
 	defer cancel()
 	receipt, err := t.deliver(ctx, j)
@@ -146,8 +153,12 @@ func (t *Transport) vouched(j *job) *failure {
 
 // attempt delivers to one address: over an idle connection if there is one that still lives, else over a new one.
 func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.Receipt, *failure) {
-	key := t.key(j, g)
-	if c := t.pool.take(key); c != nil {
+	me, ok := j.selfFor(g)
+	if !ok {
+		return nil, noSource(g)
+	}
+	key := t.key(j, g, me)
+	if c := t.pool.take(key, j.Recipient.Address.Domain()); c != nil {
 		receipt, f := t.carry(ctx, j, c)
 		// RFC 5321 section 3.8 lets a server close at any time with 421: once more, on a fresh connection. A delivery whose
 		// final dot is out is never stale.
@@ -155,7 +166,7 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 			return receipt, f
 		}
 	}
-	c, f := t.open(ctx, j, g)
+	c, f := t.open(ctx, j, g, me)
 	if f != nil {
 		return nil, f
 	}
@@ -168,7 +179,7 @@ func (t *Transport) carry(ctx context.Context, j *job, c *conn) (*securemail.Rec
 	stop := c.attend(ctx)
 	receipt, f := t.send(ctx, j, c)
 	// If stop is false, the context ended and c's deadlines are void.
-	if !stop() || c.broken || c.uses >= t.maxUses || !t.pool.put(c) {
+	if !stop() || c.broken || c.spent(t.maxUses) || !t.pool.put(c) {
 		c.quit()
 	}
 	return receipt, f
