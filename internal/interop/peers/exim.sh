@@ -37,6 +37,7 @@ start() {
 		  driver = appendfile
 		  directory = /peer/box/all
 		  maildir_format
+		  return_path_add
 		  create_directory
 		  user = nobody
 		  group = nogroup
