@@ -172,6 +172,7 @@ func lookupAt(ctx context.Context, r Resolver, base string, port uint16) (Policy
 	p.Records, p.Findings = sift(a.Records, name)
 	if len(p.Records) > 0 {
 		p.State = Usable
+		p.Findings = append(p.Findings, Finding{"dane-usable", "signed TLSA records at " + name})
 		return p, true
 	}
 	p.Findings = append(p.Findings, Finding{"dane-unusable", "no usable TLSA record at " + name})

@@ -51,3 +51,23 @@ func FuzzParseRecord(f *testing.F) {
 		require.Equal(t, r, again)
 	})
 }
+
+func TestRecordFor(t *testing.T) {
+	leaf := spec{subject: "leaf"}.make()
+	for usage := range uint8(5) {
+		for selector := range uint8(3) {
+			for match := range uint8(4) {
+				r, err := dane.RecordFor(leaf.Certificate, usage, selector, match)
+				if usage < 2 || usage > 3 || selector > 1 || match > 2 {
+					require.Error(t, err)
+					continue
+				}
+				require.NoError(t, err)
+				require.Equal(t, record(leaf.Certificate, usage, selector, match), r)
+				again, err := dane.ParseRecord(r.String())
+				require.NoError(t, err)
+				require.Equal(t, r, again)
+			}
+		}
+	}
+}

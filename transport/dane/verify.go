@@ -159,12 +159,15 @@ func (v *verification) findAnchors() {
 		if r.Usage != UsageDANETA {
 			continue
 		}
+		sent := false
 		for i, c := range v.chain {
 			if v.matches(r, i) && v.mayAnchor(c) {
 				v.add(c, r, i)
+				sent = true
 			}
 		}
-		if r.Match == MatchFull {
+		// A certificate that the host does send counts with all that it says, such as its dates.
+		if r.Match == MatchFull && !sent {
 			v.fromRecord(r)
 		}
 	}
