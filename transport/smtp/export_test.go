@@ -98,5 +98,6 @@ type Shown struct{ DANE, PKIX, Pin, RequireTLS bool }
 func Missed(t Terms, w securemail.Wire, s Shown) string {
 	return t.missed(&w, shown{dane: s.DANE, pkix: s.PKIX, pin: s.Pin, requireTLS: s.RequireTLS})
 }
+
 // OriginalRecipient is the value of ORCPT.
 func OriginalRecipient(addr string) string { return originalRecipient(addr) }

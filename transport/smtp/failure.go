@@ -69,6 +69,8 @@ type failure struct {
 	miss, temporary bool
 	// handshake: TLS could not be had, so that ChannelAny may try in the clear.
 	handshake bool
+	// deaf: the far end answered nothing to the ClientHello, so that a smaller one may do.
+	deaf bool
 	// next: another host may do better.
 	next bool
 	// sent: the wire met the floor, and octets of the envelope or more went out.

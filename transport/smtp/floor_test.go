@@ -57,15 +57,15 @@ func TestFloors(t *testing.T) {
 		{"454", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageStartTLS, smtppeer.Refuse(454, "4.7.0 "+canary))}, anyway, false, "starttls-refused", true},
 		{"500", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageStartTLS, smtppeer.Refuse(500, "what"))}, anyway, false, "starttls-refused", false},
 		{"TLS of another kind", smtppeer.Options{TLS: answers("\x16\x03\x03\xff\xff hello")}, anyway, false, "tls-garbage", false},
-		{"closed handshake", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Drop())}, anyway, false, "tls-closed", true},
-		{"stalled handshake", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Stall())}, anyway, false, "tls-timeout", true},
+		{"closed handshake", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Drop())}, anyway, false, "hello-classical tls-closed", true},
+		{"stalled handshake", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Stall())}, anyway, false, "hello-classical tls-timeout", true},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			l := newLab(t)
 			p := l.mx(c.o)
 			tr := l.transport(func(o *smtp.Options) {
-				if c.rules == "tls-timeout" {
+				if c.name == "stalled handshake" {
 					o.Timeouts.Handshake = 200 * time.Millisecond
 				}
 			})

@@ -87,6 +87,11 @@ func (t *Transport) prove(c *conn, w *securemail.Wire) {
 	}
 }
 
+// bare says that h is proved by its own key, so that no signature on its certificate counts.
+func (t *Transport) bare(h *host, cs *tls.ConnectionState) bool {
+	return h.pin != nil && len(h.pin.spki) > 0 && pinned(h.pin, cs)
+}
+
 func pinned(p *pin, cs *tls.ConnectionState) bool {
 	if len(cs.PeerCertificates) == 0 {
 		return false

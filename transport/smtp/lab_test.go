@@ -10,15 +10,12 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/postseal/postseal/internal/dnspeer"
 	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/smtp"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // The canary must show up on the wire to a good peer only.
 const canary = "canary4711"

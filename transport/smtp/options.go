@@ -46,6 +46,8 @@ type Options struct {
 	AllowPrivate bool
 	// Pins say what is known of a domain's mail hosts; keys are domains in lower case A-labels.
 	Pins map[string]Pin
+	// Profile is what TLS must be made of; the zero value is NIST80052r2.
+	Profile Profile
 	// Relay, where set, takes all mail; MX records are not asked for.
 	Relay *Relay
 	// Timeouts are those of RFC 5321 section 4.5.3.2 where zero.
@@ -102,6 +104,9 @@ type Timeouts struct {
 	Total time.Duration
 	// Resolve bounds the look-ups of one name, Connect one TCP connection, Handshake TLS; 0 are 30 s, 30 s and 1 min.
 	Resolve, Connect, Handshake time.Duration
+	// Hello is how long a far end may take to answer a ClientHello with post-quantum groups, which some networks drop; then a
+	// second connection offers classical groups, with the same profile and floor. 0 is 10 s.
+	Hello time.Duration
 	// Greeting (0 is 5 min), EHLO (5 min; also STARTTLS, AUTH, RSET), Mail (5 min), Rcpt (5 min), DataInit (2 min), DataBlock
 	// (3 min, each 32 KiB) and Dot (10 min) are the waits of the session.
 	Greeting, EHLO, Mail, Rcpt, DataInit, DataBlock, Dot time.Duration
@@ -112,6 +117,7 @@ func (t Timeouts) filled() Timeouts {
 	t.Resolve = orElse(t.Resolve, 30*time.Second)
 	t.Connect = orElse(t.Connect, 30*time.Second)
 	t.Handshake = orElse(t.Handshake, time.Minute)
+	t.Hello = orElse(t.Hello, 10*time.Second)
 	t.Greeting = orElse(t.Greeting, 5*time.Minute)
 	t.EHLO = orElse(t.EHLO, 5*time.Minute)
 	t.Mail = orElse(t.Mail, 5*time.Minute)
@@ -124,7 +130,7 @@ func (t Timeouts) filled() Timeouts {
 
 func (t Timeouts) check() error {
 	for _, d := range []time.Duration{
-		t.Total, t.Resolve, t.Connect, t.Handshake, t.Greeting, t.EHLO, t.Mail, t.Rcpt, t.DataInit, t.DataBlock, t.Dot,
+		t.Total, t.Resolve, t.Connect, t.Handshake, t.Hello, t.Greeting, t.EHLO, t.Mail, t.Rcpt, t.DataInit, t.DataBlock, t.Dot,
 	} {
 		if d < 0 {
 			return errors.New("smtp: options: a timeout is negative")
@@ -154,6 +160,9 @@ func New(o *Options) (*Transport, error) {
 	if o.Chunking > ChunkingNever {
 		errs = append(errs, errors.New("smtp: options: unknown Chunking"))
 	}
+	if o.Profile > Strict {
+		errs = append(errs, errors.New("smtp: options: unknown Profile"))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
@@ -164,6 +173,7 @@ func New(o *Options) (*Transport, error) {
 	_, ours := r.(*DNSClient)
 	t.public = !o.AllowPrivate && o.Dial == nil && t.port == 25 && (ours || o.Resolver == nil)
 	t.resolver = newCached(r, t.now)
+	t.profile, t.classical = o.Profile, newShelf[struct{}](maxClassical, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
 	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))
 	return t, nil

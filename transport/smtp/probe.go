@@ -96,7 +96,7 @@ func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
 
 // glance makes one session and reports its wire.
 func (t *Transport) glance(ctx context.Context, g target) (securemail.Wire, bool) {
-	c, f := t.connect(ctx, g, demand{floor: securemail.ChannelAny, probe: true, me: self{helo: t.helo}})
+	c, f := t.greet(ctx, g, &demand{floor: securemail.ChannelAny, probe: true, me: self{helo: t.helo}})
 	if f != nil {
 		w := f.Wire
 		if !f.handshake {

@@ -32,7 +32,7 @@ func TestProbe(t *testing.T) {
 		{"500", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageStartTLS, smtppeer.Refuse(500, "what"))}, true, anyway, "starttls-refused"},
 		{"421", smtppeer.Options{On: on(smtppeer.StageGreeting, smtppeer.Refuse(421, "later"))}, false, anyway, "unreachable"},
 		{"stall", smtppeer.Options{On: on(smtppeer.StageGreeting, smtppeer.Stall())}, false, anyway, "unreachable"},
-		{"handshake stall", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Stall())}, false, anyway, "tls-timeout"},
+		{"handshake stall", smtppeer.Options{TLS: ca.Config("mx1.test"), On: on(smtppeer.StageHandshake, smtppeer.Stall())}, false, anyway, "hello-classical tls-timeout"},
 		{"injection", smtppeer.Options{TLS: ca.Config("mx1.test"), InjectAfterStartTLS: "250 x\r\n"}, false, anyway, "starttls-injection unreachable"},
 	}
 	for _, c := range cases {

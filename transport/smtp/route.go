@@ -38,6 +38,9 @@ type host struct {
 // implicit says that a session with h starts with TLS.
 func (h *host) implicit() bool { return h.relay != nil && h.relay.ImplicitTLS }
 
+// sni is the server name to send in TLS (RFC 8461 section 7.1).
+func (h *host) sni() string { return h.name }
+
 // target is one address of a host.
 type target struct {
 	*host

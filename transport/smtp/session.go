@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/emersion/go-sasl"
 
@@ -23,17 +25,40 @@ type demand struct {
 	// probe: nothing will be sent, so no credentials are given.
 	probe bool
 	me    self
+	// classical leaves the large groups out of the ClientHello.
+	classical bool
 }
 
 // open makes a session for j. Under ChannelAny a failed handshake leads to a second session in the clear.
 func (t *Transport) open(ctx context.Context, j *job, g target, me self) (*conn, *failure) {
 	d := demand{floor: j.floor, me: me}
-	c, f := t.connect(ctx, g, d)
+	c, f := t.greet(ctx, g, &d)
 	if f == nil || !f.handshake || j.floor != securemail.ChannelAny || ctx.Err() != nil {
 		return c, f
 	}
 	d.clear, d.why = true, f.Wire.Reasons
 	return t.connect(ctx, g, d)
+}
+
+// greet connects, and once more with a small ClientHello where the large one got no answer at all. That gives up the
+// post-quantum groups and nothing else: the profile and the floor hold as before.
+func (t *Transport) greet(ctx context.Context, g target, d *demand) (*conn, *failure) {
+	if _, known := t.classical.get(g.name); known {
+		d.classical = true
+		d.why = note(d.why, "hello-classical", g.name+" did not answer a ClientHello with post-quantum groups lately")
+	}
+	c, f := t.connect(ctx, g, *d)
+	if f == nil || !f.deaf || ctx.Err() != nil {
+		return c, f
+	}
+	d.classical = true
+	d.why = note(d.why, "hello-classical", g.name+" did not answer a ClientHello with post-quantum groups")
+	c, f = t.connect(ctx, g, *d)
+	if f == nil && c.tls != nil {
+		t.classical.put(g.name, struct{}{}, classicalKept)
+		t.log.LogAttrs(ctx, slog.LevelInfo, "smtp: ClientHello with post-quantum groups unanswered, small one accepted", slog.String("peer", g.name))
+	}
+	return c, f
 }
 
 // connect dials and brings the session to where MAIL could be said. The session may be below the floor: admit decides.
@@ -71,7 +96,7 @@ func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *fa
 func (t *Transport) hello(ctx context.Context, c *conn, d demand) *failure {
 	implicit := c.host.implicit()
 	if implicit {
-		if f := t.handshake(ctx, c); f != nil {
+		if f := t.handshake(ctx, c, d); f != nil {
 			// Port 465 knows no clear session.
 			f.handshake, f.miss = false, d.floor != securemail.ChannelAny
 			return f
@@ -163,7 +188,7 @@ func (t *Transport) upgrade(ctx context.Context, c *conn, d demand) *failure {
 	if c.br.Buffered() > 0 {
 		return injected(c)
 	}
-	if f := t.handshake(ctx, c); f != nil {
+	if f := t.handshake(ctx, c, d); f != nil {
 		return f
 	}
 	return t.ehlo(ctx, c, d)
@@ -176,42 +201,78 @@ func injected(c *conn) *failure {
 	return f
 }
 
-// handshake puts TLS on c. The certificate is judged afterwards, since any is better than none under ChannelAny, and
-// since the judgement is evidence.
-func (t *Transport) handshake(ctx context.Context, c *conn) *failure {
-	tc := tls.Client(c.net, &tls.Config{
-		ServerName:         c.host.name,
+// handshake puts TLS on c. The profile is held to before it ends, unless all that is asked for is better than clear text.
+// The certificate is judged afterwards, since any may do, and since the judgement is evidence.
+func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
+	lax := d.floor == securemail.ChannelAny && !d.probe
+	config := &tls.Config{
+		ServerName:         c.host.sni(),
 		InsecureSkipVerify: true, //nolint:gosec // judge verifies
 		MinVersion:         tls.VersionTLS12,
 		Time:               t.now,
 		// A message fits one record; TLS would cut it into small ones otherwise.
 		DynamicRecordSizingDisabled: true,
-	})
-	err := c.arm(ctx, t.timeouts.Handshake)
+	}
+	t.profile.offer(config, lax, d.classical)
+	if !lax {
+		config.VerifyConnection = func(cs tls.ConnectionState) error {
+			if cs.Version == tls.VersionTLS12 && cs.CurveID == 0 {
+				cs.CurveID = tls.CurveP256 // TLS 1.2 tells it later; it is looked at when all is over
+			}
+			return t.profile.verify(&cs, t.bare(c.host, &cs))
+		}
+	}
+	first := &ear{Conn: c.net, ctx: ctx}
+	wait := t.timeouts.Handshake
+	if !d.classical && t.timeouts.Hello < wait {
+		first.extend, wait = time.Now().Add(wait), t.timeouts.Hello
+	}
+	tc := tls.Client(first, config)
+	err := c.arm(ctx, wait)
 	if err == nil {
 		err = tc.Handshake()
 	}
 	if err != nil {
-		if ctx.Err() != nil {
-			return ioFailure(ctx, stageTLS, err)
-		}
-		// Conn is set where the first octets were no TLS record: they are behind the 220 too, only a segment later.
-		if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && !c.host.implicit() {
-			return injected(c)
-		}
-		rule, temporary := handshakeRule(err)
-		f := miss(securemail.Wire{Hop: hopOf(c.host), Reasons: c.notes}, rule, "TLS handshake with "+c.host.name+" failed")
-		f.Err, f.temporary, f.handshake = errHandshake, temporary, true
-		return f
+		return t.noTLS(ctx, c, err, !d.classical && first.deaf(err))
 	}
 	cs := tc.ConnectionState()
 	c.use(tc)
 	c.tls = &cs
+	if err := t.profile.verify(&cs, t.bare(c.host, &cs)); err != nil {
+		if !lax {
+			return t.noTLS(ctx, c, err, false)
+		}
+		if pe, ok := errors.AsType[*ProfileError](err); ok {
+			c.notes = note(c.notes, pe.Rule, "TLS with "+c.host.name+" is outside the profile "+t.profile.String()+", and better than none")
+		}
+	}
 	return nil
+}
+
+// noTLS is a handshake that failed.
+func (t *Transport) noTLS(ctx context.Context, c *conn, err error, deaf bool) *failure {
+	if ctx.Err() != nil {
+		return ioFailure(ctx, stageTLS, err)
+	}
+	// Conn is set where the first octets were no TLS record: they are behind the 220 too, only a segment later.
+	if re, ok := errors.AsType[tls.RecordHeaderError](err); ok && re.Conn != nil && !c.host.implicit() {
+		return injected(c)
+	}
+	rule, temporary := handshakeRule(err)
+	text := "TLS handshake with " + c.host.name + " failed"
+	if _, ok := errors.AsType[*ProfileError](err); ok {
+		text = "TLS with " + c.host.name + " is outside the profile " + t.profile.String()
+	}
+	f := miss(securemail.Wire{Hop: hopOf(c.host), Reasons: c.notes}, rule, text)
+	f.Err, f.temporary, f.handshake, f.deaf = errHandshake, temporary, true, deaf
+	return f
 }
 
 // handshakeRule names what went wrong, and whether it may pass. crypto/tls has no types for most of it.
 func handshakeRule(err error) (rule string, temporary bool) {
+	if pe, ok := errors.AsType[*ProfileError](err); ok {
+		return pe.Rule, false
+	}
 	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
 		return "tls-timeout", true
 	}

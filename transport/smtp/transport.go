@@ -24,6 +24,7 @@ type Transport struct {
 	relay    *host
 	timeouts Timeouts
 	steps    [4]step
+	profile  Profile
 	maxUses  int
 	identity func(*securemail.Slip) Identity
 	dsn      func(*securemail.Slip) DSN
@@ -35,8 +36,10 @@ type Transport struct {
 
 	pool   *pool
 	routes *shelf[securemail.Route]
-	flight flight
-	closed atomic.Bool
+	// classical are the hosts that did not answer a large ClientHello.
+	classical *shelf[struct{}]
+	flight    flight
+	closed    atomic.Bool
 }
 
 var (
