@@ -26,6 +26,7 @@
 //	encrypt/escrow/portal        the pages where a recipient picks a deposit up
 //	encrypt/keys                 where recipients' keys come from
 //	encrypt/encrypttest          conformance kit for Encryptor and KeySource
+//	mtasts                       MTA-STS (RFC 8461): parse, match, fetch, cache and publish policies
 //	transport                    combinators: by domain, failover, limits, a record of each end
 //	transport/smtp               to the recipient's mail host or a smart host, with channel floors
 //	transport/dane               DANE: does the host show the certificate that signed DNS names
