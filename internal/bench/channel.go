@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 )
 
 // messageSize is the length of the message, in octets.
@@ -18,25 +18,31 @@ const (
 	recipient = "anna@bench.test"
 )
 
-// driver is one SMTP client. open makes one for each of n goroutines, connected or about to be.
-type driver struct {
-	name string
-	open func(ctx context.Context, f *far, w wire, n int) ([]client, error)
+// Far ends that are no part of this program; run starts them.
+const (
+	envSink    = "POSTSEAL_BENCH_SINK"    // the address of Debian's smtp-sink
+	envPostfix = "POSTSEAL_BENCH_POSTFIX" // that of a Postfix with TLS, which discards
+	envCA      = "POSTSEAL_BENCH_CA"      // its certificate, in PEM
+)
+
+// target is a far end. Its certificate, where it has one, is for sinkName.
+type target struct {
+	addr  string
+	wire  wire
+	roots *x509.CertPool
+	// count is how many messages came in so far; nil: it can't say.
+	count func() (int, error)
 }
 
-// single makes the open of a client that has one connection.
-func single(dial func(ctx context.Context, f *far, w wire) (client, error)) func(context.Context, *far, wire, int) ([]client, error) {
-	return func(ctx context.Context, f *far, w wire, n int) ([]client, error) {
-		var cs []client
-		for range n {
-			c, err := dial(ctx, f, w)
-			if err != nil {
-				return cs, err
-			}
-			cs = append(cs, c)
-		}
-		return cs, nil
+func (t target) tls() *tls.Config {
+	return &tls.Config{ServerName: sinkName, RootCAs: t.roots, MinVersion: tls.VersionTLS12}
+}
+
+func (t target) counted() (int, error) {
+	if t.count == nil {
+		return 0, nil
 	}
+	return t.count()
 }
 
 // wire says whether the client must use STARTTLS.
@@ -47,7 +53,28 @@ const (
 	starttls wire = "starttls"
 )
 
-// client delivers for one goroutine.
+// driver is one SMTP client. open makes one for each of n callers, connected or about to be.
+type driver struct {
+	name string
+	open func(ctx context.Context, to target, n int) ([]client, error)
+}
+
+// single makes the open of a client that has one connection.
+func single(dial func(ctx context.Context, to target) (client, error)) func(context.Context, target, int) ([]client, error) {
+	return func(ctx context.Context, to target, n int) ([]client, error) {
+		var cs []client
+		for range n {
+			c, err := dial(ctx, to)
+			if err != nil {
+				return cs, err
+			}
+			cs = append(cs, c)
+		}
+		return cs, nil
+	}
+}
+
+// client delivers for one caller.
 type client interface {
 	deliver(ctx context.Context) error
 	close() error
@@ -55,7 +82,7 @@ type client interface {
 
 // drivers are ours, first, and theirs.
 func drivers() []driver {
-	return []driver{ours(), goMail(), netSMTP(), mox()}
+	return []driver{ours(nil), goMail(), netSMTP(), mox()}
 }
 
 // message is what everybody delivers.
@@ -70,110 +97,75 @@ func message() []byte {
 	return []byte(b.String())
 }
 
-// channel delivers to one far end with each driver in turn, in clear and under STARTTLS, with one connection and with
-// eight, each connection reused. A round is each driver once, so that a slow moment of the machine meets all of them.
+// channel delivers to far ends of this program and, where run has started them, to Debian's. Connections are reused.
 func channel(ctx context.Context, s settings, report func(Result)) error {
 	f, err := startSink()
 	if err != nil {
 		return err
 	}
 	defer f.stop()
-	for _, w := range []wire{plain, starttls} {
-		for _, c := range []int{1, 8} {
-			if err := scene(ctx, f, scenery{w, c, s}, report); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-type scenery struct {
-	wire        wire
-	connections int
-	settings
-}
-
-func scene(ctx context.Context, f *far, sc scenery, report func(Result)) error {
-	ds := drivers()
-	rate, cpu := make([][]float64, len(ds)), make([][]float64, len(ds))
-	for range sc.rounds {
-		for i, d := range ds {
-			r, c, err := round(ctx, f, d, sc)
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", d.name, sc.wire, err)
-			}
-			rate[i], cpu[i] = append(rate[i], r), append(cpu[i], c)
-		}
-	}
-	name := fmt.Sprintf("%s C=%d reuse", sc.wire, sc.connections)
-	for i, d := range ds[1:] {
-		report(Result{Area: "channel", Name: name, Value: median(rate[0]), Unit: "msg/s", Peer: d.name,
-			PeerValue: median(rate[i+1]), Floor: 1}.compare())
-	}
-	for i, d := range ds[1:] {
-		report(Result{Area: "channel", Name: name + " CPU a message", Value: median(cpu[0]), Unit: "us", Peer: d.name,
-			PeerValue: median(cpu[i+1]), Floor: 1}.compare())
-	}
-	return nil
-}
-
-// round delivers all messages once with d and returns messages a second and microseconds of CPU a message. Connections
-// are set up, and one message sent on each, before the clock starts.
-func round(ctx context.Context, f *far, d driver, sc scenery) (rate, cpu float64, err error) {
-	clients, err := d.open(ctx, f, sc.wire, sc.connections)
-	defer func() {
-		for _, c := range clients {
-			err = errors.Join(err, c.close())
-		}
-	}()
+	scenes, err := outside(s)
 	if err != nil {
-		return 0, 0, err
+		return err
 	}
-	if err := together(clients, func(c client) error { return c.deliver(ctx) }); err != nil {
-		return 0, 0, err
-	}
-	before, err := f.count()
-	if err != nil {
-		return 0, 0, err
-	}
-	each := max(1, sc.messages/sc.connections)
-	cpu0, start := cpuTime(), time.Now()
-	if err := together(clients, func(c client) error { return repeat(ctx, c, each) }); err != nil {
-		return 0, 0, err
-	}
-	took, used, n := time.Since(start), cpuTime()-cpu0, each*len(clients)
-	after, err := f.count()
-	if err == nil && after-before != n {
-		err = fmt.Errorf("the far end counted %d messages of %d", after-before, n)
-	}
-	return float64(n) / took.Seconds(), float64(used.Microseconds()) / float64(n), err
-}
-
-func repeat(ctx context.Context, c client, n int) error {
-	for range n {
-		if err := c.deliver(ctx); err != nil {
+	for _, sc := range append(f.scenes(s), scenes...) {
+		if err := play(ctx, sc, s.rounds, report); err != nil {
 			return err
 		}
 	}
-	return nil
+	return destinations(ctx, f, s, report)
 }
 
-func together(clients []client, do func(client) error) error {
-	errs := make([]error, len(clients))
-	var wg sync.WaitGroup
-	for i, c := range clients {
-		wg.Go(func() { errs[i] = do(c) })
+// scenes are those at the sink of this program.
+func (f *far) scenes(s settings) []scenery {
+	return []scenery{
+		{name: "plain C=1 reuse", to: f.target(f.addrs.Plain, plain), entrants: each(drivers(), 1, s.messages)},
+		{name: "plain C=8 reuse", to: f.target(f.addrs.Plain, plain), entrants: each(drivers(), 8, s.messages)},
+		{name: "starttls C=1 reuse", to: f.target(f.addrs.Secure, starttls), entrants: each(drivers(), 1, s.messages)},
+		{
+			name: "starttls C=4 reuse", to: f.target(f.addrs.Secure, starttls), entrants: each(drivers(), 4, s.messages),
+			goals: goals{rate: map[string]float64{"mox": 1.4}, most: 25},
+		},
+		{
+			name: "20 ms C=1 CHUNKING", to: f.target(f.addrs.Far, plain),
+			entrants: []entrant{{ours(streamed), 128, min(s.messages, 6000)}, {mox(), 1, min(s.messages, 40)}},
+			goals:    goals{least: 1000, withoutCPU: true},
+		},
+		{
+			name: "20 ms C=1 DATA", to: f.target(f.addrs.FarData, plain),
+			entrants: []entrant{{ours(streamed), 8, min(s.messages, 160)}, {mox(), 1, min(s.messages, 40)}},
+			goals:    goals{least: 45, withoutCPU: true},
+		},
 	}
-	wg.Wait()
-	return errors.Join(errs...)
 }
 
-// cpuTime is the CPU time of this process so far, user and system.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
-		return 0
+// outside are the scenes at far ends that run has started.
+func outside(s settings) ([]scenery, error) {
+	var out []scenery
+	if addr := os.Getenv(envSink); addr != "" {
+		out = append(out, scenery{
+			name: "smtp-sink C=8 reuse", to: target{addr: addr, wire: plain}, entrants: each(drivers(), 8, s.messages),
+			// 1/0.7 is at most 0.7 times mox's CPU.
+			goals: goals{rate: map[string]float64{"mox": 1.1}, cpu: map[string]float64{"mox": 1 / 0.7}},
+		})
+	} else {
+		fmt.Fprintln(os.Stderr, "bench: without smtp-sink: "+envSink+" is not set")
 	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	addr := os.Getenv(envPostfix)
+	if addr == "" {
+		fmt.Fprintln(os.Stderr, "bench: without Postfix: "+envPostfix+" is not set")
+		return out, nil
+	}
+	pem, err := os.ReadFile(os.Getenv(envCA))
+	if err != nil {
+		return nil, err
+	}
+	to := target{addr: addr, wire: starttls, roots: x509.NewCertPool()}
+	if !to.roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("no certificate in " + envCA)
+	}
+	return append(out, scenery{
+		name: "Postfix TLS C=8 reuse", to: to, entrants: each([]driver{ours(nil), mox()}, 8, min(s.messages, 4000)),
+		goals: goals{withoutCPU: true},
+	}), nil
 }

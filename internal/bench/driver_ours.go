@@ -4,8 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
+	"time"
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/smtp"
@@ -16,34 +15,23 @@ type benchDNS struct{ addr netip.Addr }
 
 // MX implements smtp.Resolver.
 func (benchDNS) MX(context.Context, string) (smtp.MXSet, error) {
-	return smtp.MXSet{Hosts: []smtp.MX{{Host: sinkName, Preference: 10}}}, nil
+	return smtp.MXSet{Hosts: []smtp.MX{{Host: sinkName, Preference: 10}}, TTL: time.Hour}, nil
 }
 
 // Addrs implements smtp.Resolver.
 func (d benchDNS) Addrs(context.Context, string) (smtp.AddrSet, error) {
-	return smtp.AddrSet{Addrs: []netip.Addr{d.addr}}, nil
+	return smtp.AddrSet{Addrs: []netip.Addr{d.addr}, TTL: time.Hour}, nil
 }
 
-// ours is transport/smtp, direct to the sink as the domain's mail host: MX look-up, floor and evidence included. All
-// goroutines share one Transport, as in a Mailer.
-func ours() driver {
-	return driver{"postseal", func(_ context.Context, f *far, w wire, n int) ([]client, error) {
-		host, port, _ := strings.Cut(f.at(w), ":")
-		addr, err := netip.ParseAddr(host)
+// ours is transport/smtp, direct to the far end as the domain's mail host: MX look-up, floor and evidence included. All
+// callers share one Transport, as in a Mailer.
+func ours(change func(*smtp.Options)) driver {
+	return driver{"postseal", func(_ context.Context, to target, n int) ([]client, error) {
+		t, err := newTransport(to, change)
 		if err != nil {
 			return nil, err
 		}
-		number, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
-			return nil, err
-		}
-		t, err := smtp.New(&smtp.Options{
-			HELO: "client.test", Resolver: benchDNS{addr}, Port: uint16(number), RootCAs: f.roots, MaxUses: 1 << 30,
-		})
-		if err != nil {
-			return nil, err
-		}
-		s, err := shipment(w)
+		s, err := shipment(to.wire, recipient)
 		if err != nil {
 			return nil, err
 		}
@@ -51,7 +39,23 @@ func ours() driver {
 	}}
 }
 
-func shipment(w wire) (*securemail.Shipment, error) {
+func newTransport(to target, change func(*smtp.Options)) (*smtp.Transport, error) {
+	at, err := netip.ParseAddrPort(to.addr)
+	if err != nil {
+		return nil, err
+	}
+	o := &smtp.Options{HELO: "client.test", Resolver: benchDNS{at.Addr()}, Port: at.Port(), RootCAs: to.roots, MaxUses: 1 << 30}
+	if change != nil {
+		change(o)
+	}
+	return smtp.New(o)
+}
+
+// streamed sends messages behind each other on one connection.
+func streamed(o *smtp.Options) {
+}
+
+func shipment(w wire, recipient string) (*securemail.Shipment, error) {
 	m, err := securemail.NewMessage(securemail.Bytes(message()))
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
@@ -15,14 +14,10 @@ import (
 	"github.com/wneessen/go-mail"
 )
 
-func (f *far) tls() *tls.Config {
-	return &tls.Config{ServerName: sinkName, RootCAs: f.roots, MinVersion: tls.VersionTLS12}
-}
-
 // netSMTP is the standard library's client.
 func netSMTP() driver {
-	return driver{"net/smtp", single(func(ctx context.Context, f *far, w wire) (client, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.at(w))
+	return driver{"net/smtp", single(func(ctx context.Context, to target) (client, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.addr)
 		if err != nil {
 			return nil, err
 		}
@@ -33,8 +28,8 @@ func netSMTP() driver {
 		if err := c.Hello("client.test"); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
-		if w == starttls {
-			if err := c.StartTLS(f.tls()); err != nil {
+		if to.wire == starttls {
+			if err := c.StartTLS(to.tls()); err != nil {
 				return nil, errors.Join(err, c.Close())
 			}
 		}
@@ -68,8 +63,8 @@ func (n *netClient) close() error { return n.c.Quit() }
 
 // goMail is go-mail with one connection kept open and the message composed once; it renders it again each time.
 func goMail() driver {
-	return driver{"go-mail", single(func(ctx context.Context, f *far, w wire) (client, error) {
-		_, port, err := net.SplitHostPort(f.at(w))
+	return driver{"go-mail", single(func(ctx context.Context, to target) (client, error) {
+		_, port, err := net.SplitHostPort(to.addr)
 		if err != nil {
 			return nil, err
 		}
@@ -78,13 +73,13 @@ func goMail() driver {
 			return nil, err
 		}
 		policy := mail.NoTLS
-		if w == starttls {
+		if to.wire == starttls {
 			policy = mail.TLSMandatory
 		}
-		c, err := mail.NewClient(sinkName, mail.WithPort(n), mail.WithTLSPolicy(policy), mail.WithTLSConfig(f.tls()),
+		c, err := mail.NewClient(sinkName, mail.WithPort(n), mail.WithTLSPolicy(policy), mail.WithTLSConfig(to.tls()),
 			mail.WithHELO("client.test"), mail.WithoutNoop(),
 			mail.WithDialContextFunc(func(ctx context.Context, network, _ string) (net.Conn, error) {
-				return (&net.Dialer{}).DialContext(ctx, network, f.at(w))
+				return (&net.Dialer{}).DialContext(ctx, network, to.addr)
 			}))
 		if err != nil {
 			return nil, err
@@ -118,17 +113,17 @@ func (g *goMailClient) close() error                  { return g.c.Close() }
 
 // mox is the SMTP client of the mail server mox.
 func mox() driver {
-	return driver{"mox", single(func(ctx context.Context, f *far, w wire) (client, error) {
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", f.at(w))
+	return driver{"mox", single(func(ctx context.Context, to target) (client, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", to.addr)
 		if err != nil {
 			return nil, err
 		}
 		mode := smtpclient.TLSSkip
-		if w == starttls {
+		if to.wire == starttls {
 			mode = smtpclient.TLSRequiredStartTLS
 		}
-		c, err := smtpclient.New(ctx, slog.New(slog.DiscardHandler), conn, mode, w == starttls, dns.Domain{ASCII: "client.test"},
-			dns.Domain{ASCII: sinkName}, smtpclient.Opts{RootCAs: f.roots})
+		c, err := smtpclient.New(ctx, slog.New(slog.DiscardHandler), conn, mode, to.wire == starttls, dns.Domain{ASCII: "client.test"},
+			dns.Domain{ASCII: sinkName}, smtpclient.Opts{RootCAs: to.roots})
 		if err != nil {
 			return nil, errors.Join(err, conn.Close())
 		}

@@ -137,6 +137,11 @@ func child(ctx context.Context, args []string) (bool, error) {
 	switch strings.Join(args[:min(1, len(args))], "") {
 	case sinkArg:
 		return true, serveSink(os.Stdin, os.Stdout)
+	case certificateArg:
+		if len(args) != 2 {
+			return true, errors.New("certificate: into which folder?")
+		}
+		return true, writeCertificate(args[1])
 	case memoryArg:
 		if len(args) != 2 {
 			return true, errors.New("memory: how many parcels?")

@@ -27,7 +27,7 @@ func (r Result) compare() Result {
 	if r.Value == 0 || r.PeerValue == 0 {
 		return r
 	}
-	if r.Ratio = r.Value / r.PeerValue; slices.Contains([]string{"us", "ms", "MB"}, r.Unit) {
+	if r.Ratio = r.Value / r.PeerValue; slices.Contains([]string{"us", "ms", "MB", "B", "open", "left"}, r.Unit) {
 		r.Ratio = 1 / r.Ratio
 	}
 	r.Met = r.Ratio >= r.Floor

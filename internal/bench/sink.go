@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,8 +18,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -26,16 +29,22 @@ import (
 // The sink is the far end: a process of its own, so that its CPU time is not the client's. It accepts everything, keeps
 // nothing and counts messages.
 const (
-	sinkArg  = "sink"
-	sinkName = "mx.bench.test"
+	sinkArg        = "sink"
+	certificateArg = "certificate"
+	sinkName       = "mx.bench.test"
 )
 
 // hello is the first line that the sink's process prints.
 type hello struct {
 	// Plain offers no STARTTLS, Secure does: a client that would use it anyway must be compared in clear too.
 	Plain, Secure string
-	Cert          []byte
+	// Far is Plain with a round trip of 20 ms, FarData the same without CHUNKING.
+	Far, FarData string
+	Cert         []byte
 }
+
+// tally is what the sink has seen: whole messages, connections that are open, and the most there were since it was last asked.
+type tally struct{ Messages, Open, Most int }
 
 // far is the sink as the drivers see it.
 type far struct {
@@ -76,12 +85,11 @@ func startSink() (*far, error) {
 	return f, nil
 }
 
-// at is where the sink listens for clients of this kind.
-func (f *far) at(w wire) string {
-	if w == starttls {
-		return f.addrs.Secure
-	}
-	return f.addrs.Plain
+func (f *far) target(addr string, w wire) target {
+	return target{addr: addr, wire: w, roots: f.roots, count: func() (int, error) {
+		seen, err := f.tally()
+		return seen.Messages, err
+	}}
 }
 
 func (f *far) line(v any) error {
@@ -92,19 +100,18 @@ func (f *far) line(v any) error {
 	return json.Unmarshal(b, v)
 }
 
-// count asks how many messages came in so far.
-func (f *far) count() (int, error) {
-	if _, err := io.WriteString(f.in, "count\n"); err != nil {
-		return 0, err
+// tally asks what came in so far.
+func (f *far) tally() (t tally, err error) {
+	if _, err := io.WriteString(f.in, "tally\n"); err != nil {
+		return t, err
 	}
-	var n int
-	err := f.line(&n)
-	return n, err
+	err = f.line(&t)
+	return t, err
 }
 
 func (f *far) stop() error { return errors.Join(f.in.Close(), f.cmd.Wait()) }
 
-// serveSink listens on loopback until in ends, and answers each line of in with the number of messages.
+// serveSink listens on loopback until in ends, and answers each line of in with a tally.
 func serveSink(in io.Reader, out io.Writer) error {
 	cert, err := sinkCertificate()
 	if err != nil {
@@ -113,25 +120,48 @@ func serveSink(in io.Reader, out io.Writer) error {
 	s := &sink{}
 	conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	h := hello{Cert: cert.Certificate[0]}
-	for addr, conf := range map[*string]*tls.Config{&h.Plain: nil, &h.Secure: conf} {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	var data string
+	for _, l := range []struct {
+		addr  *string
+		serve func(net.Conn)
+	}{
+		{&h.Plain, s.serve(nil, "CHUNKING")},
+		{&h.Secure, s.serve(conf, "CHUNKING")},
+		{&data, s.serve(nil, "8BITMIME")},
+		{&h.Far, func(c net.Conn) { relay(c, h.Plain) }},
+		{&h.FarData, func(c net.Conn) { relay(c, data) }},
+	} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			return err
 		}
-		defer l.Close()
-		*addr = l.Addr().String()
-		go s.accept(l, conf)
+		defer ln.Close()
+		*l.addr = ln.Addr().String()
+		go accept(ln, l.serve)
 	}
 	enc := json.NewEncoder(out)
 	if err := enc.Encode(h); err != nil {
 		return err
 	}
 	for lines := bufio.NewScanner(in); lines.Scan(); {
-		if err := enc.Encode(s.messages.Load()); err != nil {
+		if err := enc.Encode(s.tally()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func accept(l net.Listener, serve func(net.Conn)) {
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			serve(c)
+		}()
+	}
 }
 
 func sinkCertificate() (tls.Certificate, error) {
@@ -148,28 +178,68 @@ func sinkCertificate() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-type sink struct{ messages atomic.Int64 }
-
-func (s *sink) accept(l net.Listener, conf *tls.Config) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		go func() {
-			defer c.Close()
-			(&session{sink: s, tls: conf, conn: c, r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriter(c)}).serve()
-		}()
+// writeCertificate makes the certificate of a real far end, and its key, in the folder dir.
+func writeCertificate(dir string) error {
+	cert, err := sinkCertificate()
+	if err != nil {
+		return err
 	}
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return err
+	}
+	for file, b := range map[string]*pem.Block{
+		"bench.pem": {Type: "CERTIFICATE", Bytes: cert.Certificate[0]}, "bench.key": {Type: "PRIVATE KEY", Bytes: key},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, file), pem.EncodeToMemory(b), 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type sink struct {
+	messages atomic.Int64
+
+	mu         sync.Mutex // guards what follows
+	open, most int
+}
+
+// serve makes what serves one connection that offers extension.
+func (s *sink) serve(conf *tls.Config, extension string) func(net.Conn) {
+	return func(c net.Conn) {
+		s.count(1)
+		defer s.count(-1)
+		(&session{
+			sink: s, tls: conf, extension: extension, conn: c, r: bufio.NewReaderSize(c, 64<<10), w: bufio.NewWriter(c),
+		}).serve()
+	}
+}
+
+func (s *sink) count(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open += n
+	s.most = max(s.most, s.open)
+}
+
+func (s *sink) tally() tally {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := tally{int(s.messages.Load()), s.open, s.most}
+	s.most = s.open
+	return t
 }
 
 // session is one connection. Replies wait until nothing more is in the read buffer, as RFC 2920 section 3.2 asks.
 type session struct {
 	sink *sink
 	tls  *tls.Config // nil: none, or none any more
-	conn net.Conn
-	r    *bufio.Reader
-	w    *bufio.Writer
+	// extension is offered beside the usual ones.
+	extension string
+	conn      net.Conn
+	r         *bufio.Reader
+	w         *bufio.Writer
 }
 
 func (s *session) serve() {
@@ -204,7 +274,7 @@ func (s *session) command(line string) bool {
 		if s.tls != nil {
 			text += "250-STARTTLS\r\n"
 		}
-		s.reply(text + "250-CHUNKING\r\n250 SMTPUTF8")
+		s.reply(text + "250-" + s.extension + "\r\n250 SMTPUTF8")
 	case "STARTTLS":
 		return s.startTLS()
 	case "DATA":
