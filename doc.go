@@ -32,6 +32,7 @@
 //	transport/dane               DANE: does the host show the certificate that signed DNS names
 //	transport/httpapi            delivery over HTTPS
 //	transport/tlsrpt             SMTP TLS reporting (RFC 8460): counts, daily reports, parser of reports
+//	transport/posture            watches domains, remembers what their deliveries proved, alerts on a downgrade
 //	transport/transporttest      conformance kit for Transport and Prober
 //
 // The consumer owns the interface: Mailer consumes them all, so they are declared in securemail, and every other

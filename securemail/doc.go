@@ -26,6 +26,8 @@
 //	write.key      key             encrypt/keys: Pin, Remove, List
 //	destroy        deposit         escrow: Revoke
 //	destroy        scope           keyring: Destroy through the host
+//	read.posture   domain          transport/posture: Check, History, Ratchet, Report
+//	write.posture  domain          transport/posture: Watch, Unwatch, SetOverride, ClearOverride
 //
 // The built-in Authorizer allows the first three in the Actor's own tenant and asks the role "admin" for everything else.
 //
