@@ -1,6 +1,7 @@
 package dnspeer_test
 
 import (
+	"crypto/tls"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/postseal/postseal/internal/dnspeer"
+	"github.com/postseal/postseal/internal/smtppeer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -98,4 +100,56 @@ func TestBadRecord(t *testing.T) {
 	_, err := dnspeer.Start(dnspeer.Zone{"x.test": {"MX nonsense"}})
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "%!")
+}
+
+func TestWordsOfAType(t *testing.T) {
+	p, err := dnspeer.Start(dnspeer.Zone{
+		"mx.test":    {"A 127.0.0.1", "300 AAAA ::1", dnspeer.Secure, "TLSA:SERVFAIL", "AAAA:INSECURE"},
+		"alias.test": {"CNAME mx.test.", dnspeer.Secure},
+		"other.test": {"A 127.0.0.1", dnspeer.Other},
+		"noise.test": {"A 127.0.0.1", dnspeer.Noise},
+	})
+	require.NoError(t, err)
+	defer p.Close()
+	for _, c := range []struct {
+		name  string
+		qtype uint16
+		rcode int
+		ad    bool
+	}{
+		{"mx.test", dns.TypeA, dns.RcodeSuccess, true},
+		{"mx.test", dns.TypeAAAA, dns.RcodeSuccess, false},
+		{"mx.test", dns.TypeMX, dns.RcodeSuccess, true},
+		{"mx.test", dns.TypeTLSA, dns.RcodeServerFailure, true},
+		{"alias.test", dns.TypeCNAME, dns.RcodeSuccess, true},
+		{"alias.test", dns.TypeAAAA, dns.RcodeSuccess, false},
+		{"alias.test", dns.TypeTLSA, dns.RcodeServerFailure, true},
+	} {
+		m, err := ask(t, p, "udp", c.name, c.qtype)
+		require.NoError(t, err)
+		require.Equal(t, c.rcode, m.Rcode, c)
+		require.Equal(t, c.ad, m.AuthenticatedData, c)
+	}
+	m, err := ask(t, p, "tcp", "mx.test", dns.TypeAAAA)
+	require.NoError(t, err)
+	require.EqualValues(t, 300, m.Answer[0].Header().Ttl)
+	m, err = ask(t, p, "udp", "other.test", dns.TypeA)
+	require.NoError(t, err)
+	require.Equal(t, "other.other.test.", m.Question[0].Name)
+	_, err = ask(t, p, "udp", "noise.test", dns.TypeA)
+	require.Error(t, err, "the first packet is none")
+}
+
+func TestServeTLS(t *testing.T) {
+	p, err := dnspeer.Start(dnspeer.Zone{"x.test": {"A 127.0.0.1"}})
+	require.NoError(t, err)
+	defer p.Close()
+	ca := smtppeer.NewCA()
+	addr, err := p.ServeTLS(ca.Config("dns.test"), time.Second)
+	require.NoError(t, err)
+	c := dns.Client{Net: "tcp-tls", TLSConfig: &tls.Config{ServerName: "dns.test", RootCAs: ca.Pool()}, Timeout: 2 * time.Second}
+	m, _, err := c.Exchange(new(dns.Msg).SetQuestion("x.test.", dns.TypeA), addr)
+	require.NoError(t, err)
+	require.Len(t, m.Answer, 1)
+	require.Equal(t, 1, p.Accepted())
 }

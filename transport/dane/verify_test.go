@@ -114,7 +114,7 @@ func expectChain(d dates, nameOK bool, shape, target string, r [3]uint8) string 
 	}
 	sent := func(who string) bool { return strings.Contains(shape+" ", " "+who+" ") }
 	full, byKey := r[2] == 0, r[1] == 1
-	path := []string{}
+	var path []string
 	switch {
 	case target == "leaf":
 		return "dane-no-match" // no issuer of anything

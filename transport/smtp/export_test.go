@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -101,3 +103,26 @@ func Missed(t Terms, w securemail.Wire, s Shown) string {
 
 // OriginalRecipient is the value of ORCPT.
 func OriginalRecipient(addr string) string { return originalRecipient(addr) }
+
+// IdleConns is how many connections the client keeps.
+func (c *DNSClient) IdleConns() int {
+	c.idle.mu.Lock()
+	defer c.idle.mu.Unlock()
+	return len(c.idle.conns)
+}
+
+// ReadAnswer reads a DNS message as the answer to a question, and returns what Resolvers make of its records.
+func ReadAnswer(b []byte, name string, qtype uint16) (txts, names []string, secure bool, err error) {
+	m := new(dns.Msg)
+	if err := m.Unpack(b); err != nil {
+		return nil, nil, false, err
+	}
+	a, err := new(DNSClient).read(m, name, qtype)
+	for _, rr := range a.rrs {
+		names = append(names, rr.Header().Name)
+		if txt, ok := rr.(*dns.TXT); ok {
+			txts = append(txts, text(txt.Txt))
+		}
+	}
+	return txts, names, a.secure, err
+}
