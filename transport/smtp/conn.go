@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -20,19 +19,20 @@ type conn struct {
 	// gear is lent for work and nil while idle, so that an idle connection costs little.
 	*gear
 
-	host *host
-	addr netip.Addr
-	key  key
-	ext  extensions
-	tls  *tls.ConnectionState
+	target
+	purpose securemail.Purpose
+	key     key
+	ext     extensions
+	tls     *tls.ConnectionState
 
 	// notes are the reasons from before the judgement; unsure says that STARTTLS was refused for now.
 	notes  []securemail.Reason
 	unsure bool
-	// wire is what was proved, at judged; barred says that a pin was broken.
-	wire   securemail.Wire
-	judged time.Time
-	barred bool
+	// wire is the evidence and shown what it is worth, since judged; pkix and tlsaRule name what was broken.
+	wire           securemail.Wire
+	shown          shown
+	pkix, tlsaRule string
+	judged         time.Time
 	// admitted is what the judgement was enough for.
 	admitted admission
 

@@ -55,7 +55,7 @@ func ExampleTransport_Deliver() {
 	fmt.Println(errors.Is(err, securemail.ErrChannel), err)
 	// Output:
 	// mx.clinic.test TLS 1.3 pkix
-	// true securemail: channel floor not met: pkix, mx-unsigned
+	// true securemail: channel floor not met: mx-unsigned
 }
 
 // A smart host that its operator vouches for.

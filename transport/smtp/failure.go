@@ -49,6 +49,7 @@ var (
 	errSource      = errors.New("smtp: message can't be read")
 	errNoRoute     = errors.New("smtp: no mail host has an address")
 	errSpecial     = errors.New("smtp: mail host has no public address")
+	errPolicy      = errors.New("smtp: what the recipient's domain asks of TLS is not known now")
 	errLookup      = errors.New("smtp: name look-up failed")
 	errTooBig      = errors.New("smtp: message over the far end's limit (RFC 1870)")
 	errNo8Bit      = errors.New("smtp: far end takes no 8-bit content (RFC 6152)")
@@ -71,6 +72,8 @@ type failure struct {
 	handshake bool
 	// deaf: the far end answered nothing to the ClientHello, so that a smaller one may do.
 	deaf bool
+	// sts: an MTA-STS policy asked for what was missed.
+	sts bool
 	// next: another host may do better.
 	next bool
 	// sent: the wire met the floor, and octets of the envelope or more went out.
@@ -179,13 +182,16 @@ type tally struct {
 	wire              securemail.Wire
 	missed, temporary bool
 	// sent: a wire met the floor, and something of the mail went out.
-	sent     bool
+	sent bool
+	// sts: an MTA-STS policy kept a host from the mail.
+	sts      bool
 	attempts int
 }
 
 // add records f and says whether the delivery ends with it.
 func (t *tally) add(f *failure) bool {
 	t.reasons = append(t.reasons, f.Wire.Reasons...)
+	t.sts = t.sts || f.sts
 	if f.miss {
 		t.missed, t.wire = true, f.Wire
 		t.temporary = t.temporary || f.temporary

@@ -60,6 +60,7 @@ func TestInjectionInALaterSegment(t *testing.T) {
 		l := newLab(t)
 		p := l.mx(smtppeer.Options{TLS: answers("250 ok\r\n250-mx1.test\r\n250 8BITMIME\r\n")})
 		second := l.mx(smtppeer.Options{TLS: ca.Config("mx2.test")})
+		l.records("clinic.test", dnspeer.Secure)
 		_, err := l.deliver(l.transport(nil), floor)
 		require.ErrorIs(t, err, smtp.ErrInjected)
 		require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)

@@ -20,6 +20,7 @@ type job struct {
 	floor    securemail.Channel
 	from, to string
 	size     int64
+	policies *policies
 	me       Identity
 	dsn      DSN
 	// first are the message's first octets; whole says that there are no more.
@@ -39,11 +40,6 @@ func newJob(s *securemail.Shipment) (*job, *failure) {
 	}
 	j := &job{
 		Shipment: s, floor: s.Channel, from: s.ReturnPath.Reveal(), to: s.Recipient.Address.Reveal(), size: s.Message.Size(),
-	}
-	// RFC 8689 section 4.2.1: the client must have authenticated the server. todo(RFC 8689): the MX look-up too, by DNSSEC or
-	// MTA-STS.
-	if s.RequireTLS && (j.floor == securemail.ChannelEncrypted || j.floor == securemail.ChannelAny) {
-		j.floor = securemail.ChannelNamed
 	}
 	j.buf = blocks.Get().(*[]byte)
 	if err := j.peek(); err != nil {

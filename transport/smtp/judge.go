@@ -5,22 +5,31 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/dane"
 )
 
-// hop says whom a connection to h reaches, and whether that can count for a floor above ChannelAny.
-func (t *Transport) hop(h *host) (securemail.Wire, bool) {
+// hop says whom a connection to h reaches, and which rule keeps it from counting for mail of that purpose above
+// ChannelAny, "" for none. An Operator vouches while its agreement lasts, and for the uses that it names.
+func (t *Transport) hop(h *host, purpose securemail.Purpose) (w securemail.Wire, rule string) {
 	if h.relay == nil {
-		return securemail.Wire{Hop: securemail.HopFinal}, true
+		return securemail.Wire{Hop: securemail.HopFinal}, ""
 	}
+	w.Hop = securemail.HopRelay
 	o := h.relay.Operator
-	if o == nil || !o.Until.IsZero() && !t.now().Before(o.Until) {
-		return securemail.Wire{Hop: securemail.HopRelay}, false
+	switch {
+	case o == nil:
+		return w, "operator-none"
+	case !o.Until.IsZero() && !t.now().Before(o.Until):
+		return w, "operator-ended"
+	case len(o.Uses) > 0 && !slices.Contains(o.Uses, string(purpose)):
+		return w, "operator-use"
 	}
-	return securemail.Wire{Hop: securemail.HopAsserted, Operator: o}, true
+	return securemail.Wire{Hop: securemail.HopAsserted, Operator: o}, ""
 }
 
 // hopOf is the hop of a wire that gave nothing.
@@ -31,65 +40,99 @@ func hopOf(h *host) securemail.Hop {
 	return securemail.HopRelay
 }
 
-func hopRule(h *host) string {
-	if h.relay.Operator == nil {
-		return "operator-none"
-	}
-	return "operator-ended"
-}
-
 // rejudge is how long a judgement of a kept connection stands; certificates expire.
 const rejudge = time.Minute
 
 // judge turns what the session gave into evidence.
 func (t *Transport) judge(c *conn) {
-	w, _ := t.hop(c.host)
-	w.Reasons = c.notes
+	w, _ := t.hop(c.host, c.purpose)
+	w.Reasons = slices.Concat(c.plan.terms.Reasons, c.notes)
 	w.TLS = securemail.TLSFactsOf(c.tls)
-	c.barred, c.admitted = false, admission{}
+	c.shown, c.pkix, c.tlsaRule, c.admitted = shown{}, "", "", admission{}
 	if c.tls != nil {
+		t.verify(c, &w)
+		c.shown.requireTLS = c.ext.requireTLS
 		t.prove(c, &w)
 	}
 	c.wire, c.judged = w, t.now()
 }
 
-// prove finds the strongest proof of the peer's name.
-func (t *Transport) prove(c *conn, w *securemail.Wire) {
-	h := c.host
-	if h.pin != nil && len(h.pin.spki) > 0 {
-		if pinned(h.pin, c.tls) {
-			w.Proof = securemail.ProofConfigured
-			w.Reasons = note(w.Reasons, "key-pinned", h.name+" has a pinned key")
-			return
+// verify holds the certificates against all that may count: the pinned keys, the TLSA records, PKIX.
+func (t *Transport) verify(c *conn, w *securemail.Wire) {
+	if c.keyed() {
+		if c.shown.pin = pinned(c.pin, c.tls); c.shown.pin {
+			w.Reasons = note(w.Reasons, "key-pinned", c.name+" has a pinned key")
+		} else {
+			w.Reasons = note(w.Reasons, "key-not-pinned", c.name+" has none of the pinned keys")
 		}
-		c.barred = true
-		w.Reasons = note(w.Reasons, "key-not-pinned", h.name+" has none of the pinned keys")
+	}
+	if c.plan.tlsa.State == dane.Usable {
+		m, err := c.plan.tlsa.Verify(c.tls.PeerCertificates, &dane.VerifyOptions{Now: t.now})
+		if c.shown.dane = err == nil; c.shown.dane {
+			w.Reasons = note(w.Reasons, "dane-match", fmt.Sprintf("the TLSA record %d %d %d of %s matches", m.Record.Usage, m.Record.Selector, m.Record.Match, c.plan.tlsa.Base))
+		} else {
+			c.tlsaRule = "dane-no-match"
+			if ve, ok := errors.AsType[*dane.VerifyError](err); ok {
+				c.tlsaRule = ve.Rule
+			}
+			w.Reasons = note(w.Reasons, c.tlsaRule, "the TLSA records of "+c.plan.tlsa.Base+" do not hold for "+c.name)
+		}
+	}
+	// Where a key or a record is the proof, PKIX counts only for MTA-STS.
+	sts := c.plan.know.STSMatch
+	if (c.keyed() || c.shown.dane) && !sts {
 		return
 	}
-	if rule := t.pkix(h.name, c.tls); rule != "" {
-		c.barred = h.pin != nil
-		w.Reasons = note(w.Reasons, rule, "the certificate of "+h.name+" was not accepted")
-		return
+	c.pkix = t.pkix(c.name, c.tls)
+	c.shown.pkix = c.pkix == ""
+	if !c.keyed() {
+		c.shown.pin = c.shown.pkix
 	}
-	switch {
-	case h.relay != nil:
-		w.Proof = securemail.ProofConfigured
-		w.Reasons = note(w.Reasons, "configured", "PKIX holds for the configured relay "+h.name)
-	case h.pin != nil:
-		w.Proof = securemail.ProofConfigured
-		w.Reasons = note(w.Reasons, "configured", "PKIX holds for "+h.name+", a pinned host of the domain")
-	case h.signed:
-		w.Proof = securemail.ProofDNSSEC
-		w.Reasons = note(w.Reasons, "pkix-dnssec", "PKIX holds for "+h.name+", which signed DNS names")
-	default:
-		w.Proof = securemail.ProofPKIX
-		w.Reasons = note(w.Reasons, "pkix", "PKIX holds for "+h.name+", which unsigned DNS names")
+	if !c.shown.pkix {
+		w.Reasons = note(w.Reasons, c.pkix, "the certificate of "+c.name+" was not accepted")
 	}
 }
 
-// bare says that h is proved by its own key, so that no signature on its certificate counts.
-func (t *Transport) bare(h *host, cs *tls.ConnectionState) bool {
-	return h.pin != nil && len(h.pin.spki) > 0 && pinned(h.pin, cs)
+// keyed says that the host is known by its key.
+func (h *host) keyed() bool { return h.pin != nil && len(h.pin.spki) > 0 }
+
+// prove names the strongest proof of the peer's name. A host that breaks what is configured proves nothing.
+func (t *Transport) prove(c *conn, w *securemail.Wire) {
+	s := c.shown
+	say := func(p securemail.Proof, rule, text string) {
+		w.Proof = p
+		w.Reasons = note(w.Reasons, rule, text)
+	}
+	switch {
+	case c.plan.know.Pinned && !s.pin:
+	case c.keyed():
+		w.Proof = securemail.ProofConfigured
+	case c.relay != nil && s.pkix:
+		say(securemail.ProofConfigured, "configured", "PKIX holds for the configured relay "+c.name)
+	case c.pin != nil:
+		say(securemail.ProofConfigured, "configured", "PKIX holds for "+c.name+", a pinned host of the domain")
+	case s.dane:
+		w.Proof = securemail.ProofDANE
+	case c.relay != nil || !s.pkix:
+	case c.plan.know.STS == STSEnforce && c.plan.know.STSMatch:
+		say(securemail.ProofSTS, "pkix-sts", "PKIX holds for "+c.name+", which the domain's MTA-STS policy names")
+	case c.signed:
+		say(securemail.ProofDNSSEC, "pkix-dnssec", "PKIX holds for "+c.name+", which signed DNS names")
+	default:
+		say(securemail.ProofPKIX, "pkix", "PKIX holds for "+c.name+", which unsigned DNS names")
+	}
+}
+
+// bare says that the peer is proved by its own key or certificate, so that no signature counts.
+func (t *Transport) bare(c *conn, cs *tls.ConnectionState) bool {
+	if c.keyed() {
+		return pinned(c.pin, cs)
+	}
+	if c.plan.tlsa.State != dane.Usable || c.plan.terms.STS {
+		return false
+	}
+	m, err := c.plan.tlsa.Verify(cs.PeerCertificates, &dane.VerifyOptions{Now: t.now})
+	return err == nil && m.Record.Usage == dane.UsageDANEEE
 }
 
 func pinned(p *pin, cs *tls.ConnectionState) bool {
@@ -135,48 +178,59 @@ func pkixRule(err error) string {
 	return "pkix-invalid"
 }
 
-// admission is a floor that a judged connection met, with the hop it met it for.
+// admission is what a judged connection was enough for, with the hop it was that for.
 type admission struct {
 	ok       bool
-	floor    securemail.Channel
+	know     Knowledge
 	hop      securemail.Hop
 	operator *securemail.Operator
 }
 
-// admit is the gate in front of MAIL: it holds the wire against this shipment's floor, for a kept connection too.
-func (t *Transport) admit(j *job, c *conn) (securemail.Wire, *failure) {
+// admit is the gate in front of MAIL: it holds the session against this shipment's terms, for a kept connection too. The
+// pool's key makes sure that the session was opened for terms made of the same knowledge.
+func (t *Transport) admit(j *job, c *conn, p *plan) (securemail.Wire, *failure) {
 	if age := t.now().Sub(c.judged); age < 0 || age >= rejudge {
 		t.judge(c)
 	}
-	w, _ := t.hop(c.host)
+	w, _ := t.hop(c.host, j.Purpose)
 	// Clipped, since receipts of several messages share the reasons.
 	w.TLS, w.Proof, w.Reasons = c.wire.TLS, c.wire.Proof, slices.Clip(c.wire.Reasons)
-	asked := admission{true, j.floor, w.Hop, w.Operator}
-	switch {
-	case j.floor == securemail.ChannelAny || c.admitted == asked:
-	case c.barred:
-		return w, miss(w, "pin", c.host.name+" broke the domain's pin")
-	case !w.Meets(j.floor):
-		return w, below(w, j.floor, c.host)
+	asked := admission{true, p.know, w.Hop, w.Operator}
+	if c.admitted == asked {
+		return w, nil
+	}
+	if rule := p.terms.missed(&w, c.shown); rule != "" {
+		return w, t.below(c, w, rule, p)
 	}
 	c.admitted = asked
-	if j.RequireTLS && !c.ext.requireTLS {
-		return w, miss(w, "requiretls-not-offered", c.host.name+" does not offer REQUIRETLS (RFC 8689)")
-	}
 	return w, nil
 }
 
 // below says why w is not enough, where the reasons so far do not.
-func below(w securemail.Wire, floor securemail.Channel, h *host) *failure {
+func (t *Transport) below(c *conn, w securemail.Wire, rule string, p *plan) *failure {
+	f := c.fault(w, rule, p)
+	f.sts = p.terms.STS && (w.TLS == nil || !c.shown.pkix)
+	return f
+}
+
+func (c *conn) fault(w securemail.Wire, rule string, p *plan) *failure {
 	switch {
-	case w.Hop == securemail.HopRelay:
-		return miss(w, hopRule(h), "nobody vouches now for the road beyond "+h.name)
-	case w.TLS == nil:
-		return miss(w, "tls-none", "no TLS with "+h.name)
+	case w.Hop == securemail.HopRelay && p.terms.Least != securemail.ChannelAny:
+		return miss(w, "hop-unvouched", "nobody vouches now for the road beyond "+c.name)
+	case w.TLS == nil && p.terms.Least != securemail.ChannelAny:
+		return miss(w, "tls-none", "no TLS with "+c.name)
+	case rule == "pin":
+		return miss(w, rule, c.name+" broke the domain's pin")
+	case rule == "dane-mismatch":
+		return miss(w, rule, c.name+" is not the host that its TLSA records name")
+	case rule == "sts-pkix":
+		return miss(w, rule, c.name+" does not pass PKIX, as the domain's MTA-STS policy demands")
+	case rule == "requiretls-not-offered":
+		return miss(w, rule, c.name+" does not offer REQUIRETLS (RFC 8689)")
 	case !w.Meets(securemail.ChannelEncrypted):
-		return miss(w, "tls-suite", "TLS version or suite of "+h.name+" is not approved")
-	case w.Proof == securemail.ProofPKIX && floor == securemail.ChannelVerified:
-		return miss(w, "mx-unsigned", "the name of "+h.name+" came from unsigned DNS")
+		return miss(w, "tls-suite", "TLS version or suite of "+c.name+" is not approved")
+	case w.Proof == securemail.ProofPKIX && p.terms.Least == securemail.ChannelVerified:
+		return miss(w, "mx-unsigned", "the name of "+c.name+" came from unsigned DNS")
 	}
-	return miss(w, "name-not-proved", "the name of "+h.name+" is not proved")
+	return miss(w, "name-not-proved", "the name of "+c.name+" is not proved")
 }

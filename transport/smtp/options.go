@@ -17,6 +17,7 @@ import (
 	"github.com/emersion/go-sasl"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/dane"
 )
 
 // Options are the options of [New]; nil and zero fields mean the defaults.
@@ -48,6 +49,13 @@ type Options struct {
 	Pins map[string]Pin
 	// Profile is what TLS must be made of; the zero value is NIST80052r2.
 	Profile Profile
+	// Ratchet, where set, raises the floor to what the domain must give.
+	Ratchet Ratchet
+	// RequireTLS is how far a shipment's RequireTLS goes; the zero value is RFC 8689.
+	RequireTLS RequireTLSMode
+	// HonourTLSRequiredNo lets a message whose header says "TLS-Required: No" (RFC 8689 section 5) go where published policies
+	// and the ratchet would not let it, with ChannelAny and without RequireTLS. It is for reports about broken TLS.
+	HonourTLSRequiredNo bool
 	// Relay, where set, takes all mail; MX records are not asked for.
 	Relay *Relay
 	// Timeouts are those of RFC 5321 section 4.5.3.2 where zero.
@@ -160,8 +168,8 @@ func New(o *Options) (*Transport, error) {
 	if o.Chunking > ChunkingNever {
 		errs = append(errs, errors.New("smtp: options: unknown Chunking"))
 	}
-	if o.Profile > Strict {
-		errs = append(errs, errors.New("smtp: options: unknown Profile"))
+	if o.Profile > Strict || o.RequireTLS > RequireTLSOffered {
+		errs = append(errs, errors.New("smtp: options: unknown Profile or RequireTLS"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
@@ -173,6 +181,9 @@ func New(o *Options) (*Transport, error) {
 	_, ours := r.(*DNSClient)
 	t.public = !o.AllowPrivate && o.Dial == nil && t.port == 25 && (ours || o.Resolver == nil)
 	t.resolver = newCached(r, t.now)
+	t.dane, _ = r.(dane.Resolver)
+	t.tlsas = newShelf[*tlsa](maxTLSA, t.now)
+	t.ratchet, t.requireTLS, t.honourNo = o.Ratchet, o.RequireTLS, o.HonourTLSRequiredNo
 	t.profile, t.classical = o.Profile, newShelf[struct{}](maxClassical, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
 	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))

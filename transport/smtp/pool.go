@@ -5,26 +5,20 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/postseal/postseal/securemail"
 )
 
 // key tells which deliveries may share a connection: those that go to the same place under the same demands. Two domains
-// with one mail host but different pins, or a floor of another height, never meet.
+// with one mail host but different policies or pins, or a floor of another height, never meet; two with the same do.
 type key struct {
-	addr       netip.AddrPort
-	name, pin  string
-	signed     bool
-	floor      securemail.Channel
-	requireTLS bool
-	me         self
+	addr netip.AddrPort
+	// know decides what is asked of the host; tlsa and pin are the records, reference names and keys that it is held to.
+	know      Knowledge
+	tlsa, pin string
+	me        self
 }
 
-func (t *Transport) key(j *job, g target, me self) key {
-	k := key{
-		me:   me,
-		addr: netip.AddrPortFrom(g.addr, g.port), name: g.name, signed: g.signed, floor: j.floor, requireTLS: j.RequireTLS,
-	}
+func (g target) key(me self) key {
+	k := key{me: me, addr: netip.AddrPortFrom(g.addr, g.port), know: g.plan.know, tlsa: g.plan.tlsa.id}
 	if g.pin != nil {
 		k.pin = g.pin.id
 	}

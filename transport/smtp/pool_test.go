@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/dnspeer"
 	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/smtp"
@@ -193,6 +194,7 @@ func TestPoolKey(t *testing.T) {
 func TestRequireTLSHasItsOwnConnection(t *testing.T) {
 	l := newLab(t)
 	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: []string{"REQUIRETLS"}})
+	l.records("clinic.test", dnspeer.Secure)
 	tr := l.transport(nil)
 	for _, required := range []bool{false, true, false, true} {
 		s := shipment(t, named, hello)

@@ -67,16 +67,24 @@ func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
 	}
 	best := securemail.Route{Wire: securemail.Wire{Reasons: notes}}
 	tries := 0
+	j := t.prober(ctx, domain)
 	for _, h := range hosts {
-		addrs, f := t.addresses(ctx, h, domain)
-		if f != nil {
+		p, addrs, f := t.prepare(ctx, j, h)
+		switch {
+		case f == nil:
+		case f.miss && !best.Known:
+			// It is known that nothing may go there.
+			best = securemail.Route{Wire: securemail.Wire{Hop: hopOf(h), Reasons: append(best.Reasons, f.Wire.Reasons...)}, Known: true, Until: t.now().Add(routeHolds)}
+			continue
+		default:
 			best.Reasons = note(append(best.Reasons, f.Wire.Reasons...), "route", h.name+": "+f.Err.Error())
+			continue
 		}
 		for _, a := range addrs {
 			if tries++; tries > maxConnections || ctx.Err() != nil {
 				return best
 			}
-			w, known := t.glance(ctx, target{h, a})
+			w, known := t.glance(ctx, target{h, a, p}, j.Purpose)
 			if !known {
 				best.Reasons = append(best.Reasons, w.Reasons...)
 				continue
@@ -94,9 +102,23 @@ func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
 	return best
 }
 
+// prober is a shipment that asks for nothing, as far as policies need one.
+func (t *Transport) prober(ctx context.Context, domain string) *job {
+	j := &job{
+		Shipment: &securemail.Shipment{Parcel: &securemail.Parcel{}, Channel: securemail.ChannelAny}, floor: securemail.ChannelAny,
+		policies: &policies{sts: noSTS, least: securemail.ChannelAny},
+	}
+	if t.relay == nil {
+		j.policies.sts = t.stsOf(ctx, domain)
+	} else if o := t.relay.relay.Operator; o != nil && len(o.Uses) > 0 {
+		j.Purpose = securemail.Purpose(o.Uses[0]) // what it will be used for is not known here; Deliver knows
+	}
+	return j
+}
+
 // glance makes one session and reports its wire.
-func (t *Transport) glance(ctx context.Context, g target) (securemail.Wire, bool) {
-	c, f := t.greet(ctx, g, &demand{floor: securemail.ChannelAny, probe: true, me: self{helo: t.helo}})
+func (t *Transport) glance(ctx context.Context, g target, purpose securemail.Purpose) (securemail.Wire, bool) {
+	c, f := t.greet(ctx, g, &demand{floor: securemail.ChannelAny, probe: true, me: self{helo: t.helo}, purpose: purpose})
 	if f != nil {
 		w := f.Wire
 		if !f.handshake {
@@ -107,8 +129,10 @@ func (t *Transport) glance(ctx context.Context, g target) (securemail.Wire, bool
 	}
 	defer c.quit()
 	w := c.wire
-	if c.barred {
-		w.Proof = ""
+	if rule := g.plan.terms.missed(&w, c.shown); rule != "" {
+		// A delivery would not use this wire, so it promises nothing.
+		f := c.fault(w, rule, g.plan)
+		w.TLS, w.Proof, w.Reasons = nil, "", f.Wire.Reasons
 	}
 	return w, !c.unsure
 }

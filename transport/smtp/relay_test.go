@@ -45,7 +45,7 @@ func TestRelayHops(t *testing.T) {
 	p, tr = l.relay(smtppeer.Options{TLS: ca.Config("relay.test")}, smtp.Relay{}, nil)
 	for _, floor := range []securemail.Channel{verified, named, encrypted} {
 		_, err = l.deliver(tr, floor)
-		require.Equal(t, "operator-none", rules(wantChannel(t, err).Wire.Reasons))
+		require.Equal(t, "hop-unvouched operator-none", rules(wantChannel(t, err).Wire.Reasons))
 	}
 	require.Zero(t, p.Connections())
 	r, err = l.deliver(tr, anyway)
@@ -65,7 +65,7 @@ func TestAgreementEnds(t *testing.T) {
 	// While the recipient is being accepted the agreement still holds; the next message finds a kept connection and no agreement.
 	now = operator.Until
 	_, err = l.deliver(tr, named)
-	require.Equal(t, "operator-ended", rules(wantChannel(t, err).Wire.Reasons))
+	require.Equal(t, "hop-unvouched operator-ended", rules(wantChannel(t, err).Wire.Reasons))
 	require.Len(t, p.Messages(), 1)
 }
 

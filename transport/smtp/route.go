@@ -33,18 +33,27 @@ type host struct {
 	relay *Relay
 	// pin is nil if the domain has none.
 	pin *pin
+	// nextHop is the domain that it is a mail host of, and nextHopCanonical the end of that one's aliases.
+	nextHop, nextHopCanonical string
 }
 
 // implicit says that a session with h starts with TLS.
 func (h *host) implicit() bool { return h.relay != nil && h.relay.ImplicitTLS }
 
-// sni is the server name to send in TLS (RFC 8461 section 7.1).
-func (h *host) sni() string { return h.name }
-
 // target is one address of a host.
 type target struct {
 	*host
 	addr netip.Addr
+	plan *plan
+}
+
+// sni is the server name to send in TLS: the mail host (RFC 8461 section 7.1), or where its TLSA records are (RFC 7672
+// section 2.2.3).
+func (g target) sni() string {
+	if g.plan.terms.DANE {
+		return g.plan.tlsa.Base
+	}
+	return g.name
 }
 
 func (g target) hostport() string {
@@ -95,7 +104,7 @@ func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reas
 		case pin != nil && !pin.allows(name):
 			notes = note(notes, "mx-not-pinned", name+" is not among the domain's pinned hosts")
 		default:
-			hosts = append(hosts, &host{name: name, port: t.port, signed: set.Secure, pin: pin})
+			hosts = append(hosts, &host{name: name, port: t.port, signed: set.Secure, pin: pin, nextHop: domain, nextHopCanonical: set.Canonical})
 		}
 	}
 	if len(hosts) == 0 {
@@ -139,9 +148,9 @@ func lookupFailure(ctx context.Context, err error) *failure {
 }
 
 // addresses finds where h can be reached, at most maxAddrs.
-func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]netip.Addr, *failure) {
+func (t *Transport) addresses(ctx context.Context, h *host, domain string) (AddrSet, *failure) {
 	if a, err := netip.ParseAddr(h.name); err == nil {
-		return []netip.Addr{a}, nil
+		return AddrSet{Addrs: []netip.Addr{a}}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
 	defer cancel()
@@ -150,11 +159,12 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]ne
 		if set.Addrs = slices.DeleteFunc(slices.Clone(set.Addrs), special); len(set.Addrs) == 0 {
 			f := hostFail(stageResolve, errSpecial)
 			f.Enhanced, f.Wire.Reasons = "4.4.4", note(nil, "mx-private", h.name+" has no public address")
-			return nil, f
+			return AddrSet{}, f
 		}
 	}
 	if err == nil && len(set.Addrs) > 0 {
-		return set.Addrs[:min(len(set.Addrs), maxAddrs)], nil
+		set.Addrs = set.Addrs[:min(len(set.Addrs), maxAddrs)]
+		return set, nil
 	}
 	if err == nil {
 		err = ErrNotFound
@@ -165,7 +175,7 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) ([]ne
 		f.Fate, f.next = securemail.FateRetry, true
 		f.Enhanced = "4.4.4"
 	}
-	return nil, f
+	return AddrSet{}, f
 }
 
 // special addresses are no mail host of a stranger's (RFC 6890): whoever puts one into his DNS wants us to speak to a

@@ -25,15 +25,17 @@ type demand struct {
 	// probe: nothing will be sent, so no credentials are given.
 	probe bool
 	me    self
+	// purpose is that of the mail.
+	purpose securemail.Purpose
 	// classical leaves the large groups out of the ClientHello.
 	classical bool
 }
 
 // open makes a session for j. Under ChannelAny a failed handshake leads to a second session in the clear.
 func (t *Transport) open(ctx context.Context, j *job, g target, me self) (*conn, *failure) {
-	d := demand{floor: j.floor, me: me}
+	d := demand{floor: g.plan.terms.Least, me: me, purpose: j.Purpose}
 	c, f := t.greet(ctx, g, &d)
-	if f == nil || !f.handshake || j.floor != securemail.ChannelAny || ctx.Err() != nil {
+	if f == nil || !f.handshake || d.floor != securemail.ChannelAny || ctx.Err() != nil {
 		return c, f
 	}
 	d.clear, d.why = true, f.Wire.Reasons
@@ -72,7 +74,7 @@ func (t *Transport) connect(ctx context.Context, g target, d demand) (*conn, *fa
 		f.Enhanced = "4.4.1"
 		return nil, f
 	}
-	c := &conn{net: nc, raw: nc, host: g.host, addr: g.addr, notes: d.why}
+	c := &conn{net: nc, raw: nc, target: g, notes: d.why, purpose: d.purpose}
 	stop := c.attend(ctx)
 	f := t.hello(ctx, c, d)
 	alive := stop()
@@ -206,7 +208,7 @@ func injected(c *conn) *failure {
 func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
 	lax := d.floor == securemail.ChannelAny && !d.probe
 	config := &tls.Config{
-		ServerName:         c.host.sni(),
+		ServerName:         c.sni(),
 		InsecureSkipVerify: true, //nolint:gosec // judge verifies
 		MinVersion:         tls.VersionTLS12,
 		Time:               t.now,
@@ -219,7 +221,7 @@ func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
 			if cs.Version == tls.VersionTLS12 && cs.CurveID == 0 {
 				cs.CurveID = tls.CurveP256 // TLS 1.2 tells it later; it is looked at when all is over
 			}
-			return t.profile.verify(&cs, t.bare(c.host, &cs))
+			return t.profile.verify(&cs, t.bare(c, &cs))
 		}
 	}
 	first := &ear{Conn: c.net, ctx: ctx}
@@ -238,7 +240,7 @@ func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
 	cs := tc.ConnectionState()
 	c.use(tc)
 	c.tls = &cs
-	if err := t.profile.verify(&cs, t.bare(c.host, &cs)); err != nil {
+	if err := t.profile.verify(&cs, t.bare(c, &cs)); err != nil {
 		if !lax {
 			return t.noTLS(ctx, c, err, false)
 		}
@@ -300,9 +302,9 @@ func (t *Transport) authenticate(ctx context.Context, c *conn, d demand) *failur
 	if r == nil || d.probe || r.User == "" && r.SASL == nil {
 		return nil
 	}
-	proved := c.tls != nil && c.wire.Proof != "" && !c.barred
+	proved := c.tls != nil && c.wire.Proof != ""
 	if !proved && !(r.InsecureLoopbackAuth && c.addr.IsLoopback()) {
-		if d.floor != securemail.ChannelAny && (c.barred || !c.wire.Meets(d.floor)) {
+		if d.floor != securemail.ChannelAny && c.plan.terms.missed(&c.wire, c.shown) != "" {
 			return nil // admit turns it down, with reasons
 		}
 		f := hostFail(stageAuth, ErrUnproved)

@@ -25,8 +25,8 @@ type Knowledge struct {
 	STSCached bool
 	// Signed says that DNSSEC proved the answer that named the host.
 	Signed bool
-	// Pinned says that the host is configured: a pinned host of the domain, or a relay.
-	Pinned bool
+	// Pinned says that the domain's hosts, or the relay's key, are pinned; Configured that the host is a relay.
+	Pinned, Configured bool
 	// Hop says whom the host is.
 	Hop securemail.Hop
 	// RequireTLS says that the sender asked for REQUIRETLS (RFC 8689); Mode is how far that goes.
@@ -86,8 +86,8 @@ type Terms struct {
 	Least securemail.Channel
 	// Proof is the proof that the session must have: "" is none.
 	Proof securemail.Proof
-	// DANE: a TLSA record must match. STS: chain and name must pass PKIX, as an MTA-STS policy demands. Pin: what is configured
-	// must hold. All that are set must hold together.
+	// DANE: a TLSA record must match. STS: chain and name must pass PKIX, as an MTA-STS policy demands. Pin: what is pinned must
+	// hold. All that are set must hold together.
 	DANE, STS, Pin bool
 	// RequireTLS: the host must offer REQUIRETLS.
 	RequireTLS bool
@@ -226,7 +226,7 @@ func (d *decision) close() Terms {
 		d.Verdict = VerdictRefuse
 		d.say("hop-unvouched", "nobody vouches now for the road beyond "+d.k.Host)
 	case d.Least == securemail.ChannelEncrypted:
-	case d.Pin:
+	case d.Pin, d.k.Configured:
 		d.Proof = securemail.ProofConfigured
 	case d.DANE:
 		d.Proof = securemail.ProofDANE

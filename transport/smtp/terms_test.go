@@ -21,12 +21,12 @@ func everything(f func(k smtp.Knowledge)) {
 				for sts := range smtp.STSEnforce + 2 {
 					for hop := range securemail.HopFinal + 2 {
 						for mode := range smtp.RequireTLSOffered + 2 {
-							for bits := range 1 << 7 {
+							for bits := range 1 << 8 {
 								bit := func(n int) bool { return bits&(1<<n) != 0 }
 								f(smtp.Knowledge{
 									Host: "mx.test", Floor: floor, Ratchet: ratchet, RatchetUnknown: bit(0), DANE: d, STS: sts,
 									STSMatch: bit(1), STSCached: bit(2), Signed: bit(3), Pinned: bit(4), Hop: hop,
-									RequireTLS: bit(5), Mode: mode, TLSOptional: bit(6),
+									RequireTLS: bit(5), Mode: mode, TLSOptional: bit(6), Configured: bit(7),
 								})
 							}
 						}
@@ -75,7 +75,7 @@ var failOpen = []struct {
 	}},
 	{"a pin that is not asked for", func(k smtp.Knowledge, t smtp.Terms) bool { return k.Pinned && t.Least != anyway && !t.Pin }},
 	{"verified without a source of proof", func(k smtp.Knowledge, t smtp.Terms) bool {
-		return t.Least == verified && !t.Pin && !t.DANE && !t.STS && !k.Signed
+		return t.Least == verified && !t.Pin && !t.DANE && !t.STS && !k.Signed && !k.Configured
 	}},
 	{"a proof that is too weak", func(k smtp.Knowledge, t smtp.Terms) bool {
 		w := securemail.Wire{TLS: goodTLS, Proof: t.Proof, Hop: securemail.HopFinal}
@@ -218,7 +218,8 @@ func TestDecide(t *testing.T) {
 			k.Floor, k.TLSOptional, k.DANE, k.STS = anyway, true, dane.Usable, smtp.STSUnknown
 		}, "deliver any [tls-required-no] false"},
 		{"no, but a floor", func(k *smtp.Knowledge) { k.Floor, k.TLSOptional, k.DANE = named, true, dane.Usable }, "deliver verified dane [dane] true"},
-		{"relay", func(k *smtp.Knowledge) { k.Floor, k.Hop, k.Pinned = encrypted, securemail.HopRelay, true }, "refuse encrypted [hop-unvouched] false"},
+		{"relay", func(k *smtp.Knowledge) { k.Hop, k.Configured = securemail.HopAsserted, true }, "deliver verified configured [] false"},
+		{"relay nobody vouches for", func(k *smtp.Knowledge) { k.Floor, k.Hop, k.Configured = encrypted, securemail.HopRelay, true }, "refuse encrypted [hop-unvouched] false"},
 	} {
 		k := base
 		c.alter(&k)

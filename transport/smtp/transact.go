@@ -59,7 +59,7 @@ func writeMail(c *conn, j *job) {
 	if j.utf8 {
 		_, _ = c.bw.WriteString(" SMTPUTF8")
 	}
-	if j.RequireTLS {
+	if j.RequireTLS && c.tls != nil && c.ext.requireTLS {
 		_, _ = c.bw.WriteString(" REQUIRETLS")
 	}
 	writeMailDSN(c, j)

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/dane"
 )
 
 // Transport delivers by SMTP. It is safe for concurrent use; each Deliver uses a connection of its own, kept for reuse
@@ -26,9 +28,15 @@ type Transport struct {
 	steps    [4]step
 	profile  Profile
 	maxUses  int
-	identity func(*securemail.Slip) Identity
-	dsn      func(*securemail.Slip) DSN
-	chunking Chunking
+	// dane is nil where the resolver can't be asked for TLSA records; tlsas are those known.
+	dane       dane.Resolver
+	tlsas      *shelf[*tlsa]
+	ratchet    Ratchet
+	requireTLS RequireTLSMode
+	honourNo   bool
+	identity   func(*securemail.Slip) Identity
+	dsn        func(*securemail.Slip) DSN
+	chunking   Chunking
 	// public: mail hosts must have public addresses.
 	public bool
 	now    func() time.Time
@@ -87,19 +95,25 @@ func public(f *failure) error {
 
 // deliver visits the hosts.
 func (t *Transport) deliver(ctx context.Context, j *job) (*securemail.Receipt, error) {
-	if f := t.vouched(j); f != nil {
-		sum := tally{}
-		sum.add(f)
-		return nil, sum.verdict()
-	}
 	domain := j.Recipient.Address.Domain()
 	hosts, notes, f := t.route(ctx, domain)
 	if f != nil {
 		return nil, public(f)
 	}
-	sum := tally{reasons: notes}
+	j.policies = t.policiesFor(ctx, j, domain)
+	sum := &tally{reasons: notes}
+	receipt, err := t.round(ctx, j, hosts, sum)
+	if err == nil || !sum.sts || ctx.Err() != nil || !t.renewed(ctx, j, domain) {
+		return receipt, err
+	}
+	// RFC 8461 section 5.1: the policy had changed, so what it forbade counts no more.
+	return t.round(ctx, j, hosts, &tally{reasons: note(sum.reasons, "sts-renewed", "the domain's MTA-STS policy has changed: once more"), attempts: sum.attempts})
+}
+
+// round visits the hosts once.
+func (t *Transport) round(ctx context.Context, j *job, hosts []*host, sum *tally) (*securemail.Receipt, error) {
 	for _, h := range hosts {
-		receipt, f := t.visit(ctx, j, h, &sum)
+		receipt, f := t.visit(ctx, j, h, sum)
 		if receipt != nil {
 			if len(sum.reasons) > 0 {
 				receipt.Reasons = append(sum.reasons, receipt.Reasons...)
@@ -119,7 +133,7 @@ func (t *Transport) deliver(ctx context.Context, j *job) (*securemail.Receipt, e
 
 // visit tries the addresses of one host. Neither receipt nor failure means: try the next host.
 func (t *Transport) visit(ctx context.Context, j *job, h *host, sum *tally) (*securemail.Receipt, *failure) {
-	addrs, f := t.addresses(ctx, h, j.Recipient.Address.Domain())
+	p, addrs, f := t.prepare(ctx, j, h)
 	if f != nil {
 		if sum.add(f) || ctx.Err() != nil {
 			return nil, f
@@ -128,10 +142,11 @@ func (t *Transport) visit(ctx context.Context, j *job, h *host, sum *tally) (*se
 	}
 	for _, a := range addrs {
 		sum.attempts++
-		receipt, f := t.attempt(ctx, j, target{h, a})
+		receipt, f := t.attempt(ctx, j, target{h, a, p})
 		if f == nil {
 			return receipt, nil
 		}
+		f.temporary = f.temporary || f.miss && p.terms.Temporary
 		if sum.add(f) || ctx.Err() != nil && !f.miss {
 			return nil, f
 		}
@@ -142,16 +157,23 @@ func (t *Transport) visit(ctx context.Context, j *job, h *host, sum *tally) (*se
 	return nil, nil
 }
 
-// vouched refuses at once what no connection could mend: a relay nobody vouches for.
-func (t *Transport) vouched(j *job) *failure {
-	if t.relay == nil || j.floor == securemail.ChannelAny {
-		return nil
+// prepare finds h's addresses, and what it must give. DANE needs to know how the addresses were found; a relay that can't do
+// is not even looked up.
+func (t *Transport) prepare(ctx context.Context, j *job, h *host) (*plan, []netip.Addr, *failure) {
+	if h.relay != nil {
+		p := t.planFor(ctx, j, h, AddrSet{})
+		if f := p.refused(h); f != nil {
+			return nil, nil, f
+		}
+		set, f := t.addresses(ctx, h, "")
+		return p, set.Addrs, f
 	}
-	w, ok := t.hop(t.relay)
-	if ok {
-		return nil
+	set, f := t.addresses(ctx, h, h.nextHop)
+	if f != nil {
+		return nil, nil, f
 	}
-	return miss(w, hopRule(t.relay), "nobody vouches now for the road beyond the relay")
+	p := t.planFor(ctx, j, h, set)
+	return p, set.Addrs, p.refused(h)
 }
 
 // attempt delivers to one address: over an idle connection if there is one that still lives, else over a new one.
@@ -160,9 +182,9 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 	if !ok {
 		return nil, noSource(g)
 	}
-	key := t.key(j, g, me)
+	key := g.key(me)
 	if c := t.pool.take(key, j.Recipient.Address.Domain()); c != nil {
-		receipt, f := t.carry(ctx, j, c)
+		receipt, f := t.carry(ctx, j, c, g.plan)
 		// RFC 5321 section 3.8 lets a server close at any time with 421: once more, on a fresh connection. A delivery whose
 		// final dot is out is never stale.
 		if f == nil || !f.stale {
@@ -174,13 +196,13 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 		return nil, f
 	}
 	c.key = key
-	return t.carry(ctx, j, c)
+	return t.carry(ctx, j, c, g.plan)
 }
 
 // carry runs one transaction on c, which it keeps or closes.
-func (t *Transport) carry(ctx context.Context, j *job, c *conn) (*securemail.Receipt, *failure) {
+func (t *Transport) carry(ctx context.Context, j *job, c *conn, p *plan) (*securemail.Receipt, *failure) {
 	stop := c.attend(ctx)
-	receipt, f := t.send(ctx, j, c)
+	receipt, f := t.send(ctx, j, c, p)
 	// If stop is false, the context ended and c's deadlines are void.
 	if !stop() || c.broken || c.spent(t.maxUses) || !t.pool.put(c) {
 		c.quit()
@@ -188,8 +210,8 @@ func (t *Transport) carry(ctx context.Context, j *job, c *conn) (*securemail.Rec
 	return receipt, f
 }
 
-func (t *Transport) send(ctx context.Context, j *job, c *conn) (*securemail.Receipt, *failure) {
-	w, f := t.admit(j, c)
+func (t *Transport) send(ctx context.Context, j *job, c *conn, p *plan) (*securemail.Receipt, *failure) {
+	w, f := t.admit(j, c, p)
 	if f != nil {
 		// A kept connection may have outlived its certificate or its agreement: a fresh one shows what there is now.
 		c.broken, f.stale = true, c.uses > 0
