@@ -2,9 +2,11 @@ package transport_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"time"
 
+	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
 )
@@ -79,4 +81,26 @@ func ExampleRecord() {
 	// Output:
 	// clinic.test delivered by mx.clinic.test
 	// map[delivered:1]
+}
+
+func ExampleSTSStore() {
+	db, err := sql.Open("sqlite", ":memory:") // a host program uses its own database
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(1)
+	ctx := context.Background()
+	s, err := transport.STSStore(ctx, db, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fetched := time.Date(2026, 1, 5, 10, 0, 0, 0, time.UTC)
+	_ = s.Save(ctx, mtasts.Entry{Domain: "clinic.test", ID: "2", Mode: mtasts.Enforce, Fetched: fetched})
+	_ = s.Save(ctx, mtasts.Entry{Domain: "clinic.test", ID: "1", Mode: mtasts.None, Fetched: fetched.Add(-time.Hour)})
+	e, err := s.Load(ctx, "clinic.test") // what was fetched last stays
+	fmt.Println(e.ID, e.Mode, err)
+	// Output: 2 enforce <nil>
 }
