@@ -31,6 +31,7 @@
 //	transport/smtp               to the recipient's mail host or a smart host, with channel floors
 //	transport/dane               DANE: does the host show the certificate that signed DNS names
 //	transport/httpapi            delivery over HTTPS
+//	transport/dkim               DKIM signatures, key rotation by date, key records (RFC 6376, RFC 8463)
 //	transport/tlsrpt             SMTP TLS reporting (RFC 8460): counts, daily reports, parser of reports
 //	transport/posture            watches domains, remembers what their deliveries proved, alerts on a downgrade
 //	transport/transporttest      conformance kit for Transport and Prober

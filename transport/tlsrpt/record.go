@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/mail"
+	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -54,7 +56,10 @@ func (d Destination) Mailbox() string {
 	}
 	// RFC 5321 section 4.5.3.1.3 allows 254 octets. A display name or comment would differ from what was parsed.
 	a, err := mail.ParseAddress(addr)
-	if err != nil || a.Address != addr || len(addr) > 254 || strings.ContainsAny(addr, "\r\n\x00<>") {
+	if err != nil || a.Address != addr || len(addr) > 254 || !printable(addr) || strings.ContainsAny(addr, " <>") {
+		return ""
+	}
+	if name(addr[strings.LastIndexByte(addr, '@')+1:]) == "" {
 		return ""
 	}
 	return addr
@@ -66,10 +71,13 @@ func (d Destination) Host() string {
 		return box[strings.LastIndexByte(box, '@')+1:]
 	}
 	u, err := url.Parse(string(d))
-	if err != nil || u.Scheme != "https" {
+	if err != nil || u.Scheme != "https" || u.User != nil {
 		return ""
 	}
-	return u.Hostname()
+	if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return u.Hostname()
+	}
+	return name(u.Hostname())
 }
 
 // Record is a TLSRPT record (RFC 8460 section 3).
@@ -132,7 +140,7 @@ func ParseRecord(txts []string) (Record, error) {
 	var r Record
 	for uri := range strings.SplitSeq(rua, ",") {
 		d := Destination(strings.Trim(uri, " \t"))
-		if d.Host() != "" && !contains(r.RUA, d) {
+		if d.Host() != "" && !slices.Contains(r.RUA, d) {
 			r.RUA = append(r.RUA, d)
 		}
 	}
@@ -140,15 +148,6 @@ func ParseRecord(txts []string) (Record, error) {
 		return Record{}, &RecordError{RuleURI}
 	}
 	return r, nil
-}
-
-func contains(ds []Destination, d Destination) bool {
-	for _, o := range ds {
-		if o == d {
-			return true
-		}
-	}
-	return false
 }
 
 // fields checks what follows the version and gives the value of rua. Names are case-sensitive (RFC 8460 section 3, %s).
