@@ -26,20 +26,20 @@ const (
 	maxParts  = 20
 )
 
-// The rules that a report, or the mail around it, can break, beside [RuleSize].
+// The rules that a report, or the mail around it, can break, beside ruleSize.
 const (
-	RuleGzip  = "gzip"  // broken compression
-	RuleDepth = "depth" // nested over 16 deep; a mail over 3
-	RuleCount = "count" // over 200,000 values, or 20 parts
-	RuleJSON  = "json"  // no JSON, or of another shape
-	RuleDate  = "date"  // a date that is none, or an end before the start
-	RuleMail  = "mail"  // no mail, or a broken part
-	RuleNone  = "none"  // a mail without a report
+	ruleGzip  = "gzip"  // broken compression
+	ruleDepth = "depth" // nested over 16 deep; a mail over 3
+	ruleCount = "count" // over 200,000 values, or 20 parts
+	ruleJSON  = "json"  // no JSON, or of another shape
+	ruleDate  = "date"  // a date that is none, or an end before the start
+	ruleMail  = "mail"  // no mail, or a broken part
+	ruleNone  = "none"  // a mail without a report
 )
 
 // ReportError is a report that can't be read.
 type ReportError struct {
-	// Rule is one of the Rule constants.
+	// Rule is "size", "gzip", "depth", "count", "json" or "date", and for a mail "mail" or "none" as well.
 	Rule string
 }
 
@@ -53,14 +53,14 @@ func ParseReport(b []byte) (*Report, error) {
 	if bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(bytes.NewReader(b))
 		if err != nil {
-			return nil, &ReportError{RuleGzip}
+			return nil, &ReportError{ruleGzip}
 		}
 		if b, err = io.ReadAll(io.LimitReader(z, MaxReport+1)); err != nil {
-			return nil, &ReportError{RuleGzip}
+			return nil, &ReportError{ruleGzip}
 		}
 	}
 	if len(b) > MaxReport {
-		return nil, &ReportError{RuleSize}
+		return nil, &ReportError{ruleSize}
 	}
 	b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf")) // a byte order mark
 	if err := bound(b); err != nil {
@@ -71,14 +71,14 @@ func ParseReport(b []byte) (*Report, error) {
 		if re, ok := errors.AsType[*ReportError](err); ok {
 			return nil, re
 		}
-		return nil, &ReportError{RuleJSON}
+		return nil, &ReportError{ruleJSON}
 	}
 	if r.Range.Start.IsZero() {
-		return nil, &ReportError{RuleDate}
+		return nil, &ReportError{ruleDate}
 	}
 	for _, p := range r.Policies {
 		if p.Summary.Success < 0 || p.Summary.Failure < 0 {
-			return nil, &ReportError{RuleJSON}
+			return nil, &ReportError{ruleJSON}
 		}
 	}
 	return r, nil
@@ -103,10 +103,10 @@ func bound(b []byte) error {
 			depth--
 		}
 		if depth > maxDepth {
-			return &ReportError{RuleDepth}
+			return &ReportError{ruleDepth}
 		}
 		if values > maxValues {
-			return &ReportError{RuleCount}
+			return &ReportError{ruleCount}
 		}
 	}
 	return nil
@@ -130,11 +130,11 @@ func ParseMail(r io.Reader) (*Received, error) {
 		return nil, err
 	}
 	if len(raw) > MaxMail {
-		return nil, &ReportError{RuleSize}
+		return nil, &ReportError{ruleSize}
 	}
 	m, err := mail.ReadMessage(bytes.NewReader(raw))
 	if err != nil {
-		return nil, &ReportError{RuleMail}
+		return nil, &ReportError{ruleMail}
 	}
 	s := search{parts: maxParts}
 	report, err := s.find(m.Header.Get, m.Body, 0)
@@ -142,7 +142,7 @@ func ParseMail(r io.Reader) (*Received, error) {
 		return nil, err
 	}
 	if report == nil {
-		return nil, &ReportError{RuleNone}
+		return nil, &ReportError{ruleNone}
 	}
 	return &Received{
 		Domain: name(m.Header.Get(HeaderDomain)), Submitter: name(m.Header.Get("TLS-Report-Submitter")), Report: report,
@@ -161,13 +161,13 @@ func (s *search) find(header func(string) string, body io.Reader, depth int) (*R
 	switch {
 	case strings.HasPrefix(kind, "multipart/"):
 		if depth == 3 {
-			return nil, &ReportError{RuleDepth}
+			return nil, &ReportError{ruleDepth}
 		}
 		return s.multi(multipart.NewReader(body, params["boundary"]), depth)
 	case kind == "application/tlsrpt+gzip" || kind == "application/tlsrpt+json":
 		b, err := io.ReadAll(decode(header("Content-Transfer-Encoding"), body))
 		if err != nil {
-			return nil, &ReportError{RuleMail}
+			return nil, &ReportError{ruleMail}
 		}
 		return ParseReport(b)
 	}
@@ -181,10 +181,10 @@ func (s *search) multi(r *multipart.Reader, depth int) (*Report, error) {
 			return nil, nil
 		}
 		if err != nil {
-			return nil, &ReportError{RuleMail}
+			return nil, &ReportError{ruleMail}
 		}
 		if s.parts--; s.parts < 0 {
-			return nil, &ReportError{RuleCount}
+			return nil, &ReportError{ruleCount}
 		}
 		if report, err := s.find(p.Header.Get, p, depth+1); report != nil || err != nil {
 			return report, err

@@ -22,16 +22,16 @@ var ErrNoRecord = errors.New("tlsrpt: no record")
 
 // The rules that a record can break.
 const (
-	RuleSize      = "size"      // over 4 KiB
-	RuleField     = "field"     // a field is no name=value, or of characters that are not allowed
-	RuleDuplicate = "duplicate" // rua twice
-	RuleRUA       = "rua"       // none, or an empty one
-	RuleURI       = "uri"       // no destination that is a valid mailto: or https: URI
+	ruleSize      = "size"      // over 4 KiB
+	ruleField     = "field"     // a field is no name=value, or of characters that are not allowed
+	ruleDuplicate = "duplicate" // rua twice
+	ruleRUA       = "rua"       // none, or an empty one
+	ruleURI       = "uri"       // no destination that is a valid mailto: or https: URI
 )
 
 // RecordError is a record that breaks a rule of RFC 8460 section 3.
 type RecordError struct {
-	// Rule is one of the Rule constants.
+	// Rule is "size", "field", "duplicate", "rua" or "uri".
 	Rule string
 }
 
@@ -102,7 +102,7 @@ func (r Record) Check() error {
 		return err
 	}
 	if len(got.RUA) != len(r.RUA) {
-		return &RecordError{RuleURI}
+		return &RecordError{ruleURI}
 	}
 	return nil
 }
@@ -131,7 +131,7 @@ func ParseRecord(txts []string) (Record, error) {
 		return Record{}, ErrNoRecord
 	}
 	if len(found[0]) > maxRecord {
-		return Record{}, &RecordError{RuleSize}
+		return Record{}, &RecordError{ruleSize}
 	}
 	rua, err := fields(found[0])
 	if err != nil {
@@ -145,7 +145,7 @@ func ParseRecord(txts []string) (Record, error) {
 		}
 	}
 	if len(r.RUA) == 0 {
-		return Record{}, &RecordError{RuleURI}
+		return Record{}, &RecordError{ruleURI}
 	}
 	return r, nil
 }
@@ -161,21 +161,21 @@ func fields(s string) (rua string, err error) {
 		}
 		name, value, ok := strings.Cut(f, "=")
 		if !ok || !fieldName(name) {
-			return "", &RecordError{RuleField}
+			return "", &RecordError{ruleField}
 		}
 		if name != "rua" {
 			if !extValue(value) {
-				return "", &RecordError{RuleField}
+				return "", &RecordError{ruleField}
 			}
 			continue
 		}
 		if seen {
-			return "", &RecordError{RuleDuplicate}
+			return "", &RecordError{ruleDuplicate}
 		}
 		seen, rua = true, value
 	}
 	if strings.Trim(rua, " \t") == "" {
-		return "", &RecordError{RuleRUA}
+		return "", &RecordError{ruleRUA}
 	}
 	return rua, nil
 }

@@ -86,7 +86,7 @@ func (r *DateRange) UnmarshalJSON(b []byte) error {
 	r.Start, err1 = date(text.Start)
 	r.End, err2 = date(text.End)
 	if err1 != nil || err2 != nil || r.End.Before(r.Start) {
-		return &ReportError{RuleDate}
+		return &ReportError{ruleDate}
 	}
 	return nil
 }

@@ -1,0 +1,17 @@
+//go:build interop
+
+package transport_test
+
+import (
+	"database/sql"
+	"testing"
+
+	_ "github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
+)
+
+// tlsrptServers are the databases that need a server.
+func tlsrptServers() map[string]func(testing.TB) func() *sql.DB {
+	return map[string]func(testing.TB) func() *sql.DB{"postgres": sqldbtest.Postgres}
+}
