@@ -115,7 +115,7 @@ func (p peer) settled(t *testing.T, last ...mail) box {
 			}
 		}
 		return true
-	}, 60*time.Second, 100*time.Millisecond, "mail did not arrive")
+	}, waitStored, pollStored, "mail did not arrive")
 	return b
 }
 

@@ -14,6 +14,7 @@ start() {
 		host_lookup =
 		rfc1413_query_timeout = 0s
 		smtputf8_advertise_hosts = *
+		dsn_advertise_hosts = *
 		message_size_limit = 20000000
 		smtp_accept_queue_per_connection = 0
 		log_selector = +received_recipients +tls_cipher +smtp_protocol_error
