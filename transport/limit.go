@@ -132,9 +132,9 @@ func verdictOf(err error) throttle.Verdict {
 		return throttle.Neutral
 	}
 	switch {
-	case de.Fate == securemail.FateUncertain:
+	case uncertain(err):
 		return throttle.Slow
-	case de.Fate != securemail.FateRetry:
+	case de.Fate == securemail.FatePermanent:
 		return throttle.Neutral
 	case de.Code == 421, de.Code == http.StatusTooManyRequests, de.Code == http.StatusServiceUnavailable:
 		return throttle.Stop

@@ -141,31 +141,25 @@ func (o *Outcome) end(receipt *securemail.Receipt, err error, seen *intent) {
 		}
 		return
 	}
-	ce, missed := errors.AsType[*securemail.ChannelError](err)
-	if missed {
+	if ce, ok := errors.AsType[*securemail.ChannelError](err); ok {
 		o.Wire, o.Temporary = cloned(ce.Wire), ce.Temporary
 	}
-	switch {
-	case missed || errors.Is(err, securemail.ErrChannel):
-		o.Result = Channel
-		return
-	case errors.Is(err, securemail.ErrHold):
-		o.Result = Held
-		return
-	}
 	de, ok := errors.AsType[*securemail.DeliveryError](err)
-	switch {
-	case !ok && !again(err, seen):
-		o.Result = Uncertain
-	case !ok, de.Fate == securemail.FateRetry:
-		o.Result = Retry
-	case de.Fate == securemail.FatePermanent:
-		o.Result = Permanent
-	default:
-		o.Result = Uncertain
-	}
 	if ok {
 		o.Stage, o.Code, o.Enhanced, o.RetryAfter, o.Wire = de.Stage, de.Code, de.Enhanced, de.RetryAfter, cloned(de.Wire)
+	}
+	intended := seen.called.Load() && !seen.failed.Load()
+	switch channel, held := errors.Is(err, securemail.ErrChannel), errors.Is(err, securemail.ErrHold); {
+	case uncertain(err), intended && (channel || held || !ok):
+		o.Result = Uncertain
+	case channel:
+		o.Result = Channel
+	case held:
+		o.Result = Held
+	case ok && de.Fate == securemail.FatePermanent:
+		o.Result = Permanent
+	default:
+		o.Result = Retry
 	}
 }
 

@@ -39,6 +39,8 @@ func TestRecordResults(t *testing.T) {
 		"strange fate":        {way{err: failed(9)}, transport.Outcome{Result: transport.Uncertain}},
 		"floor":               {way{err: &securemail.ChannelError{Temporary: true, Wire: wire}}, transport.Outcome{Result: transport.Channel, Temporary: true, Wire: wire}},
 		"floor, plainly":      {way{err: securemail.ErrChannel}, transport.Outcome{Result: transport.Channel}},
+		"floor, after Intend": {way{intend: true, err: securemail.ErrChannel}, transport.Outcome{Result: transport.Uncertain, Intended: true}},
+		"held, after Intend":  {way{intend: true, err: securemail.ErrHold}, transport.Outcome{Result: transport.Uncertain, Intended: true}},
 		"held":                {way{err: securemail.ErrHold}, transport.Outcome{Result: transport.Held}},
 		"plain":               {way{err: errors.New("canary")}, transport.Outcome{Result: transport.Retry}},
 		"plain, after Intend": {way{intend: true, err: errors.New("canary")}, transport.Outcome{Result: transport.Uncertain, Intended: true}},

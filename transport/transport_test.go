@@ -3,6 +3,7 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -107,6 +108,9 @@ func TestFailover(t *testing.T) {
 		"floor, plainly":      {way{err: securemail.ErrChannel}, 1},
 		"plain":               {way{err: plain}, 1},
 		"plain, after Intend": {way{intend: true, err: plain}, 0},
+		"floor, after Intend": {way{intend: true, err: missed}, 0},
+		"held":                {way{err: securemail.ErrHold}, 0},
+		"uncertain, wrapped":  {way{intend: true, err: errors.Join(retry, fmt.Errorf("wrapped: %w", uncertain))}, 0},
 	}
 	for name, c := range cases {
 		second := &way{}
