@@ -81,7 +81,7 @@ func STSStore(ctx context.Context, db *sql.DB, o *STSOptions) (*STSDatabase, err
 	if s.db, err = sqldb.Of(ctx, db); err != nil {
 		return nil, fmt.Errorf("transport: sts store: %w", err)
 	}
-	if err := s.db.Migrate(ctx, "transport", stsSteps); err != nil {
+	if err := s.db.Migrate(ctx, "transport_sts", stsSteps); err != nil {
 		return nil, fmt.Errorf("transport: sts store: %w", err)
 	}
 	return s, nil
