@@ -10,8 +10,21 @@ import (
 
 var errName = errors.New("mtasts: not a domain name")
 
-// maxName leaves room in a DNS name (RFC 1035 section 2.3.4) for the labels that are put in front of a domain.
-const maxName = 253 - len("_mta-sts.")
+const (
+	// maxName is the greatest length of a name as text (RFC 1035 section 2.3.4).
+	maxName = 253
+	// maxDomain leaves room for the label that is put in front of a domain.
+	maxDomain = maxName - len("_mta-sts.")
+)
+
+// domainName is the canonical form of a mail domain.
+func domainName(domain string) (string, error) {
+	name, err := canonical(domain)
+	if err != nil || len(name) > maxDomain {
+		return "", errName
+	}
+	return name, nil
+}
 
 // canonical is the one form of a domain or host name: A-labels, lower case, no final dot. It does not allocate for a name
 // that has this form already.

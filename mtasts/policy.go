@@ -174,6 +174,15 @@ func (p Policy) String() string {
 	return b.String()
 }
 
+// check says whether a policy that was made by hand says what its text says.
+func (p Policy) check() error {
+	parsed, err := ParsePolicy([]byte(p.String()))
+	if err == nil && !strings.EqualFold(parsed.String(), p.String()) {
+		err = &PolicyError{Rule: RuleSyntax}
+	}
+	return err
+}
+
 // Match says whether the policy names the mail host. Case and a final dot don't matter, a Unicode name is converted. A
 // pattern "*.example.com" stands for exactly one label more (RFC 8461 section 4.1): a.example.com, but neither example.com
 // nor a.b.example.com. It is false for what is no host name, such as an address. The mode does not matter here.

@@ -88,7 +88,7 @@ func (r Record) String() string {
 
 // Line is the record as a line of a zone file. It fails where domain is no domain name or the record would not parse.
 func (r Record) Line(domain string) (string, error) {
-	name, err := canonical(domain)
+	name, err := domainName(domain)
 	if err != nil {
 		return "", err
 	}

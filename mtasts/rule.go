@@ -42,8 +42,6 @@ const (
 	RuleMedia Rule = "media-type"
 	// RuleEncoding: the response is encoded, such as compressed.
 	RuleEncoding Rule = "content-encoding"
-	// RuleBackoff: the last fetch failed a short time ago, so none was tried.
-	RuleBackoff Rule = "back-off"
 	// RuleRecordGone: the record is not there any more, though a policy is cached.
 	RuleRecordGone Rule = "record-gone"
 	// RuleDNS: DNS gave no answer.
