@@ -18,6 +18,7 @@ import (
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/dane"
+	"github.com/postseal/postseal/transport/tlsrpt"
 )
 
 // Options are the options of [New]; nil and zero fields mean the defaults.
@@ -49,6 +50,11 @@ type Options struct {
 	Pins map[string]Pin
 	// Profile is what TLS must be made of; the zero value is NIST80052r2.
 	Profile Profile
+	// TLSRPT, where set, gets the outcome of each session with a mail host under each policy of the domain that it was opened
+	// for, as *tlsrpt.Collector takes it (RFC 8460).
+	TLSRPT interface {
+		Add(ctx context.Context, r tlsrpt.Result)
+	}
 	// Ratchet, where set, raises the floor to what the domain must give.
 	Ratchet Ratchet
 	// RequireTLS is how far a shipment's RequireTLS goes; the zero value is RFC 8689.
@@ -183,6 +189,7 @@ func New(o *Options) (*Transport, error) {
 	t.resolver = newCached(r, t.now)
 	t.dane, _ = r.(dane.Resolver)
 	t.tlsas = newShelf[*tlsa](maxTLSA, t.now)
+	t.tlsrpt = o.TLSRPT
 	t.ratchet, t.requireTLS, t.honourNo = o.Ratchet, o.RequireTLS, o.HonourTLSRequiredNo
 	t.profile, t.classical = o.Profile, newShelf[struct{}](maxClassical, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)

@@ -31,6 +31,8 @@ type host struct {
 	signed bool
 	// relay is nil for a host of the recipient's domain.
 	relay *Relay
+	// preference is the MX record's.
+	preference uint16
 	// pin is nil if the domain has none.
 	pin *pin
 	// nextHop is the domain that it is a mail host of, and nextHopCanonical the end of that one's aliases.
@@ -104,7 +106,7 @@ func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reas
 		case pin != nil && !pin.allows(name):
 			notes = note(notes, "mx-not-pinned", name+" is not among the domain's pinned hosts")
 		default:
-			hosts = append(hosts, &host{name: name, port: t.port, signed: set.Secure, pin: pin, nextHop: domain, nextHopCanonical: set.Canonical})
+			hosts = append(hosts, &host{name: name, preference: mx.Preference, port: t.port, signed: set.Secure, pin: pin, nextHop: domain, nextHopCanonical: set.Canonical})
 		}
 	}
 	if len(hosts) == 0 {

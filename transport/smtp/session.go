@@ -25,6 +25,10 @@ type demand struct {
 	// probe: nothing will be sent, so no credentials are given.
 	probe bool
 	me    self
+	// lax takes any TLS, and only any of this version where it is set: to look, never for mail. words takes the EHLO keywords.
+	lax   bool
+	only  uint16
+	words *[]string
 	// purpose is that of the mail.
 	purpose securemail.Purpose
 	// classical leaves the large groups out of the ClientHello.
@@ -130,7 +134,14 @@ func (t *Transport) ehlo(ctx context.Context, c *conn, d demand) *failure {
 	if name == "" {
 		name = literal(c.net.LocalAddr())
 	}
-	r, err := c.ask(ctx, t.timeouts.EHLO, "EHLO "+name, c.ext.line)
+	each := c.ext.line
+	if d.words != nil {
+		each = func(n int, text []byte) {
+			c.ext.line(n, text)
+			keyword(d.words, n, text)
+		}
+	}
+	r, err := c.ask(ctx, t.timeouts.EHLO, "EHLO "+name, each)
 	if err != nil {
 		return ioFailure(ctx, stageEHLO, err)
 	}
@@ -206,7 +217,7 @@ func injected(c *conn) *failure {
 // handshake puts TLS on c. The profile is held to before it ends, unless all that is asked for is better than clear text.
 // The certificate is judged afterwards, since any may do, and since the judgement is evidence.
 func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
-	lax := d.floor == securemail.ChannelAny && !d.probe
+	lax := d.lax || d.floor == securemail.ChannelAny && !d.probe
 	config := &tls.Config{
 		ServerName:         c.sni(),
 		InsecureSkipVerify: true, //nolint:gosec // judge verifies
@@ -216,6 +227,9 @@ func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
 		DynamicRecordSizingDisabled: true,
 	}
 	t.profile.offer(config, lax, d.classical)
+	if d.only != 0 {
+		config.MinVersion, config.MaxVersion, config.CipherSuites = d.only, d.only, everySuite()
+	}
 	if !lax {
 		config.VerifyConnection = func(cs tls.ConnectionState) error {
 			if cs.Version == tls.VersionTLS12 && cs.CurveID == 0 {

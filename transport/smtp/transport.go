@@ -32,6 +32,7 @@ type Transport struct {
 	dane       dane.Resolver
 	tlsas      *shelf[*tlsa]
 	ratchet    Ratchet
+	tlsrpt     reporter
 	requireTLS RequireTLSMode
 	honourNo   bool
 	identity   func(*securemail.Slip) Identity
@@ -173,7 +174,10 @@ func (t *Transport) prepare(ctx context.Context, j *job, h *host) (*plan, []neti
 		return nil, nil, f
 	}
 	p := t.planFor(ctx, j, h, set)
-	return p, set.Addrs, p.refused(h)
+	if f = p.refused(h); f != nil && j.Message != nil {
+		t.tellRefused(ctx, h.nextHop, h, p)
+	}
+	return p, set.Addrs, f
 }
 
 // attempt delivers to one address: over an idle connection if there is one that still lives, else over a new one.
@@ -192,6 +196,7 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 		}
 	}
 	c, f := t.open(ctx, j, g, me)
+	t.tell(ctx, j.Recipient.Address.Domain(), g, c, f)
 	if f != nil {
 		return nil, f
 	}
