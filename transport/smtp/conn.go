@@ -66,20 +66,36 @@ func (c *conn) use(nc net.Conn) {
 
 // attend lends c its gear and breaks its I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
 func (c *conn) attend(ctx context.Context) (stop func() bool) {
-	c.gear = gears.Get().(*gear)
-	c.use(c.net)
-	nc := c.net
-	detach := context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	c.equip()
+	detach := c.watch(ctx)
 	return func() bool {
-		// Octets that nobody asked for would be lost with the reader, and the session out of step.
-		c.broken = c.broken || c.br.Buffered() > 0
-		c.br.Reset(nil)
-		c.bw.Reset(nil)
-		gears.Put(c.gear)
-		c.gear = nil
+		c.strip()
 		return detach()
 	}
 }
+
+func (c *conn) equip() {
+	c.gear = gears.Get().(*gear)
+	c.use(c.net)
+}
+
+// strip takes the gear back. Octets that nobody asked for are lost with the reader, and the session is out of step.
+func (c *conn) strip() {
+	c.broken = c.broken || c.br.Buffered() > 0
+	c.br.Reset(nil)
+	c.bw.Reset(nil)
+	gears.Put(c.gear)
+	c.gear = nil
+}
+
+// watch breaks c's I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
+func (c *conn) watch(ctx context.Context) (stop func() bool) {
+	nc := c.net
+	return context.AfterFunc(ctx, func() { _ = nc.SetDeadline(past) })
+}
+
+// past is a deadline that ends I/O at once.
+var past = time.Unix(1, 0)
 
 // arm gives the next I/O d to end. Its check of ctx comes after the deadline is set, so that attend's is never overwritten
 // unseen.

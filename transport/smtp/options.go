@@ -33,6 +33,8 @@ type Options struct {
 	DSN func(*securemail.Slip) DSN
 	// Chunking says when BDAT is used.
 	Chunking Chunking
+	// Stream, where not nil, lets messages follow each other on a connection without waiting for answers.
+	Stream *Stream
 	// Resolver finds mail hosts; nil is Go's own, which knows nothing of DNSSEC. [DNS] makes others.
 	Resolver Resolver
 	// Dial opens connections; nil is a plain net.Dialer.
@@ -171,6 +173,9 @@ func New(o *Options) (*Transport, error) {
 	if o.MaxUses < 0 || o.MaxIdlePerHost < 0 || o.IdleTimeout < 0 {
 		errs = append(errs, errors.New("smtp: options: MaxUses, MaxIdlePerHost and IdleTimeout can't be negative"))
 	}
+	if s := o.Stream; s != nil && (s.Window < 0 || s.Connections < 0 || s.MaxUses < 0) {
+		errs = append(errs, errors.New("smtp: options: Stream's limits can't be negative"))
+	}
 	if o.Chunking > ChunkingNever {
 		errs = append(errs, errors.New("smtp: options: unknown Chunking"))
 	}
@@ -192,6 +197,9 @@ func New(o *Options) (*Transport, error) {
 	t.tlsrpt = o.TLSRPT
 	t.ratchet, t.requireTLS, t.honourNo = o.Ratchet, o.RequireTLS, o.HonourTLSRequiredNo
 	t.profile, t.classical = o.Profile, newShelf[struct{}](maxClassical, t.now)
+	if o.Stream != nil {
+		t.streams = newStreams(t, o.Stream)
+	}
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
 	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))
 	return t, nil

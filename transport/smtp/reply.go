@@ -43,47 +43,85 @@ func (r reply) remote() string { return strings.ToValidUTF8(string(r.text), "?")
 // readReply reads one reply of one or more lines. each, where not nil, gets the text of every line, numbered from 0, valid
 // during the call. br must hold maxReplyLine octets.
 func readReply(br *bufio.Reader, buf []byte, each func(n int, text []byte)) (reply, error) {
-	r := reply{text: buf[:0]}
-	total := 0
-	for n := 0; n < maxReplyLines; n++ {
-		line, err := readLine(br)
-		if err != nil {
+	p := replyReader{text: buf}
+	for {
+		r, ok, err := p.next(br, each)
+		if ok || err != nil {
+			return r, err
+		}
+		if err := more(br); err != nil {
 			return reply{}, err
 		}
-		if total += len(line); total > maxReplyOctets {
-			return reply{}, &ReplyError{Rule: "too-long"}
-		}
-		code, more, text, ok := splitReply(line)
-		switch {
-		case !ok:
-			return reply{}, &ReplyError{Rule: "syntax"}
-		case n > 0 && code != r.code:
-			return reply{}, &ReplyError{Rule: "code-changed"}
-		}
-		r.code = code
-		r.text = appendText(r.text, text, n)
-		if each != nil {
-			each(n, text)
-		}
-		if !more {
-			return r, nil
-		}
 	}
-	return reply{}, &ReplyError{Rule: "too-many-lines"}
 }
 
-// readLine returns a line without its end. A bare LF is taken as an end too: it can't smuggle anything towards a client.
-func readLine(br *bufio.Reader) ([]byte, error) {
-	line, err := br.ReadSlice('\n')
-	switch {
-	case err == bufio.ErrBufferFull || len(line) > maxReplyLine:
-		return nil, &ReplyError{Rule: "line-too-long"}
-	case err == io.EOF && len(line) > 0:
-		return nil, io.ErrUnexpectedEOF
-	case err != nil:
-		return nil, err
+// more waits until br has octets beyond those it holds.
+func more(br *bufio.Reader) error {
+	held := br.Buffered()
+	_, err := br.Peek(held + 1)
+	if err == io.EOF && held > 0 {
+		return io.ErrUnexpectedEOF
 	}
-	return bytes.TrimSuffix(line[:len(line)-1], []byte{'\r'}), nil
+	return err
+}
+
+// replyReader reads replies out of what a buffer holds. One that is not whole yet is gone on with when more has come.
+type replyReader struct {
+	r reply
+	// text is where replies keep theirs.
+	text     []byte
+	n, total int
+}
+
+// inside says that a reply has begun and is not over.
+func (p *replyReader) inside() bool { return p.n > 0 }
+
+// next is false where br holds no whole reply yet.
+func (p *replyReader) next(br *bufio.Reader, each func(n int, text []byte)) (reply, bool, error) {
+	for {
+		line, ok, err := bufferedLine(br)
+		if err != nil || !ok {
+			return reply{}, false, err
+		}
+		if p.total += len(line); p.total > maxReplyOctets {
+			return reply{}, false, &ReplyError{Rule: "too-long"}
+		}
+		code, goesOn, text, ok := splitReply(line)
+		switch {
+		case !ok:
+			return reply{}, false, &ReplyError{Rule: "syntax"}
+		case p.n == 0:
+			p.r = reply{code: code, text: p.text[:0]}
+		case code != p.r.code:
+			return reply{}, false, &ReplyError{Rule: "code-changed"}
+		case p.n == maxReplyLines:
+			return reply{}, false, &ReplyError{Rule: "too-many-lines"}
+		}
+		p.r.text = appendText(p.r.text, text, p.n)
+		if each != nil {
+			each(p.n, text)
+		}
+		if p.n++; !goesOn {
+			r := p.r
+			p.r, p.n, p.total, p.text = reply{}, 0, 0, r.text[:0]
+			return r, true, nil
+		}
+	}
+}
+
+// bufferedLine takes a line without its end out of br, valid until br is filled again. A bare LF is taken as an end too: it
+// can't smuggle anything towards a client.
+func bufferedLine(br *bufio.Reader) ([]byte, bool, error) {
+	held, _ := br.Peek(br.Buffered())
+	i := bytes.IndexByte(held, '\n')
+	switch {
+	case i >= maxReplyLine || i < 0 && len(held) >= maxReplyLine:
+		return nil, false, &ReplyError{Rule: "line-too-long"}
+	case i < 0:
+		return nil, false, nil
+	}
+	_, _ = br.Discard(i + 1)
+	return bytes.TrimSuffix(held[:i], []byte{'\r'}), true, nil
 }
 
 // splitReply is Reply-line of RFC 5321 section 4.2: three digits, then "-" where more follows, or SP and text, or nothing.

@@ -135,7 +135,7 @@ func capable(j *job, c *conn) *failure {
 	return nil
 }
 
-// ready brings the session to 354: in one flight where PIPELINING is offered (RFC 2920), else step by step.
+// ready brings the session to 354, or to BDAT: in one flight where PIPELINING is offered (RFC 2920), else step by step.
 func (t *Transport) ready(ctx context.Context, j *job, c *conn, steps []step) *failure {
 	if c.br.Buffered() > 0 {
 		c.broken = true
@@ -151,19 +151,25 @@ func (t *Transport) ready(ctx context.Context, j *job, c *conn, steps []step) *f
 			c.broken = true
 			return ioFailure(ctx, steps[0].stage, err)
 		}
+		return t.replies(ctx, c, steps)
 	}
+	for _, s := range steps {
+		s.write(c, j)
+		if err := c.flush(ctx, s.wait); err != nil {
+			c.broken = true
+			return ioFailure(ctx, s.stage, err)
+		}
+		if f := c.step(ctx, s, nil); f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// replies reads the answers to a flight of steps, and returns its first failure.
+func (t *Transport) replies(ctx context.Context, c *conn, steps []step) *failure {
 	var first *failure
 	for _, s := range steps {
-		if !c.ext.pipelining {
-			if first != nil {
-				return first
-			}
-			s.write(c, j)
-			if err := c.flush(ctx, s.wait); err != nil {
-				c.broken = true
-				return ioFailure(ctx, s.stage, err)
-			}
-		}
 		if f := c.step(ctx, s, first); f != nil && first == nil {
 			first = f
 		}

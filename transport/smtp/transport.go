@@ -43,8 +43,9 @@ type Transport struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	pool   *pool
-	routes *shelf[securemail.Route]
+	pool    *pool
+	streams *streams
+	routes  *shelf[securemail.Route]
 	// classical are the hosts that did not answer a large ClientHello.
 	classical *shelf[struct{}]
 	flight    flight
@@ -187,6 +188,11 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 		return nil, noSource(g)
 	}
 	key := g.key(me)
+	if t.streams != nil {
+		if receipt, f, done := t.streamed(ctx, j, g, key); done {
+			return receipt, f
+		}
+	}
 	if c := t.pool.take(key, j.Recipient.Address.Domain()); c != nil {
 		receipt, f := t.carry(ctx, j, c, g.plan)
 		// RFC 5321 section 3.8 lets a server close at any time with 421: once more, on a fresh connection. A delivery whose
@@ -227,10 +233,14 @@ func (t *Transport) send(ctx context.Context, j *job, c *conn, p *plan) (*secure
 		f.Wire = w
 		return nil, f
 	}
+	return t.receipt(j, c, w, id), nil
+}
+
+func (t *Transport) receipt(j *job, c *conn, w securemail.Wire, id string) *securemail.Receipt {
 	if quotes(id, j.Recipient.Address) {
 		id = ""
 	}
-	return &securemail.Receipt{Wire: w, Time: t.now(), Peer: c.host.name, RemoteID: id}, nil
+	return &securemail.Receipt{Wire: w, Time: t.now(), Peer: c.host.name, RemoteID: id}
 }
 
 // report logs one delivery, without addresses and texts.

@@ -60,7 +60,9 @@ func newSMTPFar(s transporttest.Setup, host string) (*smtpFar, *transporttest.PK
 		}
 		return d
 	}
-	o := smtppeer.Options{Hostname: host, TLS: cfg, StripTLS: s.Behaviour == transporttest.StripTLS, Hook: f.hook}
+	o := smtppeer.Options{
+		Extensions: []string{"PIPELINING", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "CHUNKING", "DSN"}, Hostname: host, TLS: cfg, StripTLS: s.Behaviour == transporttest.StripTLS, Hook: f.hook,
+	}
 	if s.Behaviour == transporttest.NoTLS {
 		o.TLS = nil
 	}

@@ -28,7 +28,7 @@ func (o oneHost) Addrs(context.Context, string) (smtp.AddrSet, error) {
 }
 
 // smtpHarness builds transport/smtp: direct to MX, and through a smart host where the behaviour is a relay's.
-func smtpHarness(best securemail.Channel) transporttest.Harness {
+func smtpHarness(best securemail.Channel, change ...func(*smtp.Options)) transporttest.Harness {
 	const host = "mx.recipient.example"
 	build := func(_ context.Context, s transporttest.Setup) (*transporttest.Rig, error) {
 		far, pki, err := newSMTPFar(s, host)
@@ -53,6 +53,9 @@ func smtpHarness(best securemail.Channel) transporttest.Harness {
 				Addr:     net.JoinHostPort(host, port),
 				Operator: &securemail.Operator{Name: "Relay", Agreement: "BAA-1", Until: until},
 			}
+		}
+		for _, f := range change {
+			f(o)
 		}
 		t, err := smtp.New(o)
 		if err != nil {
@@ -91,3 +94,17 @@ func smtpMutant(m mutant) transporttest.Harness {
 func TestSMTPUnsignedMX(t *testing.T) { transporttest.Run(t, smtpHarness(securemail.ChannelNamed)) }
 
 func TestSMTPSignedMX(t *testing.T) { transporttest.Run(t, smtpHarness(securemail.ChannelVerified)) }
+
+func TestSMTPChunks(t *testing.T) {
+	transporttest.Run(t, smtpHarness(securemail.ChannelNamed, func(o *smtp.Options) { o.Chunking = smtp.ChunkingOffered }))
+}
+
+func TestSMTPStream(t *testing.T) {
+	transporttest.Run(t, smtpHarness(securemail.ChannelNamed, func(o *smtp.Options) { o.Stream = &smtp.Stream{} }))
+}
+
+func TestSMTPStreamByData(t *testing.T) {
+	transporttest.Run(t, smtpHarness(securemail.ChannelNamed, func(o *smtp.Options) {
+		o.Stream, o.Chunking = &smtp.Stream{}, smtp.ChunkingNever
+	}))
+}

@@ -1,0 +1,327 @@
+package smtp_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/postseal/postseal/internal/smtppeer"
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/smtp"
+)
+
+func streaming(o *smtp.Options) { o.Stream = &smtp.Stream{} }
+
+// numbered is a message that tells its number.
+func numbered(t testing.TB, floor securemail.Channel, n int) *securemail.Shipment {
+	s := shipment(t, floor, fmt.Sprintf("Subject: n%d\r\n\r\n%s", n, strings.Repeat(fmt.Sprintf("line of %d\r\n.\r\n", n), 1+n%50)))
+	s.ID = securemail.ParcelID(fmt.Sprintf("p%d", n))
+	s.Recipient.Address = address(t, fmt.Sprintf("r%d@clinic.test", n))
+	s.ReturnPath = address(t, fmt.Sprintf("s%d@sender.test", n))
+	return s
+}
+
+// deliverAll sends n messages at once and returns the results.
+func deliverAll(t testing.TB, tr *smtp.Transport, floor securemail.Channel, n int) []error {
+	t.Helper()
+	errs := make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		s := numbered(t, floor, i)
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+			defer cancel()
+			_, errs[i] = tr.Deliver(ctx, s)
+		})
+	}
+	wg.Wait()
+	return errs
+}
+
+// whole checks that each message that p took is one of ours, unmixed, and returns how often each was taken.
+func whole(t testing.TB, p *smtppeer.Peer) map[int]int {
+	t.Helper()
+	taken := map[int]int{}
+	for _, m := range p.Messages() {
+		if m.From == "" && len(m.Rcpts) == 0 {
+			continue // the proof, for nobody
+		}
+		var n int
+		_, err := fmt.Sscanf(m.From, "s%d@", &n)
+		require.NoError(t, err, m.From)
+		require.Equal(t, []string{fmt.Sprintf("r%d@clinic.test", n)}, m.Rcpts)
+		require.True(t, strings.HasPrefix(string(m.Data), fmt.Sprintf("Subject: n%d\r\n", n)))
+		require.True(t, strings.HasSuffix(string(m.Data), fmt.Sprintf("line of %d\r\n.\r\n", n)))
+		taken[n]++
+	}
+	return taken
+}
+
+func TestStream(t *testing.T) {
+	for name, c := range map[string]struct {
+		o    smtppeer.Options
+		bdat bool
+	}{
+		"chunks":           {smtppeer.Options{Extensions: chunking}, true},
+		"chunks, TLS":      {smtppeer.Options{Extensions: chunking, TLS: ca.Config("mx1.test")}, true},
+		"keeps the sender": {smtppeer.Options{Extensions: chunking, KeepSender: true}, true},
+		"data":             {smtppeer.Options{Extensions: []string{"PIPELINING"}}, false},
+		"data, TLS":        {smtppeer.Options{Extensions: []string{"PIPELINING"}, TLS: ca.Config("mx1.test")}, false},
+		"parses chunks":    {smtppeer.Options{Extensions: chunking, Chunk: smtppeer.ChunkParse}, false},
+		"takes all chunks": {smtppeer.Options{Extensions: chunking, Chunk: smtppeer.ChunkAccept}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(c.o)
+			tr := l.transport(streaming)
+			const n = 200
+			for _, err := range deliverAll(t, tr, anyway, n) {
+				require.NoError(t, err)
+			}
+			require.Len(t, whole(t, p), n)
+			require.LessOrEqual(t, p.Connections(), 2)
+			require.Equal(t, 1, tr.Idle())
+			for _, m := range p.Messages() {
+				require.Equal(t, c.bdat || m.From == "", len(m.Chunks) > 0)
+			}
+			// The proof is asked once.
+			for _, err := range deliverAll(t, tr, anyway, 20) {
+				require.NoError(t, err)
+			}
+			require.LessOrEqual(t, count(p.Transcript(), "MAIL FROM:<>"), 1)
+		})
+	}
+}
+
+func TestStreamIsForThoseWhoCan(t *testing.T) {
+	for name, o := range map[string]smtppeer.Options{
+		"no pipelining":     {Extensions: []string{"CHUNKING", "8BITMIME"}},
+		"limits of domains": {Extensions: append([]string{"LIMITS RCPTDOMAINMAX=2"}, chunking...)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(o)
+			tr := l.transport(streaming)
+			for _, err := range deliverAll(t, tr, anyway, 20) {
+				require.NoError(t, err)
+			}
+			require.Len(t, whole(t, p), 20)
+			require.NotContains(t, p.Transcript(), "MAIL FROM:<>")
+		})
+	}
+	// A long message goes its own way.
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{Extensions: chunking})
+	tr := l.transport(streaming)
+	_, err := l.ship(tr, shipment(t, anyway, long))
+	require.NoError(t, err)
+	require.Empty(t, p.Messages()[0].Chunks)
+}
+
+// A peer that dies of the question is not asked again, and gets its mail.
+func TestProofThatKills(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{Extensions: chunking, Chunk: smtppeer.ChunkClose})
+	tr := l.transport(streaming)
+	failed := 0
+	for range 5 {
+		if _, err := l.deliver(tr, anyway); err != nil {
+			require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)
+			failed++
+		}
+	}
+	require.LessOrEqual(t, failed, 1)
+	require.Equal(t, 1, count(p.Transcript(), "MAIL FROM:<>"))
+}
+
+// A refused recipient never disturbs its neighbours.
+func TestStreamRefusals(t *testing.T) {
+	for name, o := range map[string]smtppeer.Options{
+		"discards": {Extensions: chunking}, "keeps the sender": {Extensions: chunking, KeepSender: true},
+		"parses": {Extensions: chunking, Chunk: smtppeer.ChunkParse}, "data": {Extensions: []string{"PIPELINING"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o.Rcpt = func(a string) *smtppeer.Action {
+				switch {
+				case strings.HasSuffix(a, "3@clinic.test"):
+					return &smtppeer.Action{Code: 550, Text: "5.1.1 no"}
+				case strings.HasSuffix(a, "7@clinic.test"):
+					return &smtppeer.Action{Code: 451, Text: "4.7.1 later"}
+				}
+				return nil
+			}
+			l := newLab(t)
+			p := l.mx(o)
+			tr := l.transport(streaming)
+			const n = 120
+			errs := deliverAll(t, tr, anyway, n)
+			taken := whole(t, p)
+			for i, err := range errs {
+				switch i % 10 {
+				case 3:
+					d := wantDelivery(t, err)
+					require.Equal(t, securemail.FatePermanent, d.Fate)
+					require.Equal(t, "5.1.1", d.Enhanced)
+					require.Equal(t, "rcpt", d.Stage)
+					require.Zero(t, taken[i])
+				case 7:
+					require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)
+					require.Zero(t, taken[i])
+				default:
+					require.NoError(t, err)
+					require.Equal(t, 1, taken[i])
+				}
+			}
+			require.LessOrEqual(t, p.Connections(), 2)
+		})
+	}
+}
+
+// delayed is a network of a given round-trip time: each direction holds what passes for half of it.
+func delayed(l *lab, rtt time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	var wg sync.WaitGroup
+	l.Cleanup(wg.Wait)
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		far, err := l.dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer ln.Close()
+		c, err := net.Dial("tcp", ln.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		near, err := ln.Accept()
+		if err != nil {
+			return nil, err
+		}
+		wg.Go(func() { carryLate(far, near, rtt/2) })
+		wg.Go(func() { carryLate(near, far, rtt/2) })
+		return c, nil
+	}
+}
+
+func carryLate(to, from net.Conn, delay time.Duration) {
+	type piece struct {
+		b  []byte
+		at time.Time
+	}
+	pieces := make(chan piece, 4096)
+	go func() {
+		defer close(pieces)
+		for {
+			b := make([]byte, 64<<10)
+			n, err := from.Read(b)
+			if n > 0 {
+				pieces <- piece{b[:n], time.Now().Add(delay)}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	for p := range pieces {
+		time.Sleep(time.Until(p.at))
+		if _, err := to.Write(p.b); err != nil {
+			from.Close()
+		}
+	}
+	to.Close()
+	from.Close()
+}
+
+// One connection over 20 ms does not wait for each answer.
+func TestStreamOverADistance(t *testing.T) {
+	for name, c := range map[string]struct {
+		ext      []string
+		messages int
+		perSec   float64
+	}{
+		"chunks": {chunking, 1500, 500}, "data": {[]string{"PIPELINING"}, 40, 35},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: c.ext, Discard: true})
+			tr := l.transport(func(o *smtp.Options) {
+				o.Stream = &smtp.Stream{MaxUses: 100_000}
+				o.Dial = delayed(l, 20*time.Millisecond)
+			})
+			s := shipment(t, anyway, hello)
+			_, err := l.ship(tr, s)
+			require.NoError(t, err)
+			begin := time.Now()
+			var left atomic.Int64
+			left.Store(int64(c.messages))
+			var wg sync.WaitGroup
+			for range 64 {
+				wg.Go(func() {
+					for left.Add(-1) >= 0 {
+						if _, err := tr.Deliver(context.Background(), s); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			rate := float64(c.messages) / time.Since(begin).Seconds()
+			t.Logf("%.0f messages a second", rate)
+			require.Greater(t, rate, c.perSec)
+			require.Equal(t, 1, p.Connections())
+			require.NoError(t, tr.Close())
+			p.Close()
+		})
+	}
+}
+
+// Lost in the middle: what was out is uncertain, the rest goes once more, and nothing twice.
+func TestStreamLost(t *testing.T) {
+	for _, ext := range [][]string{chunking, {"PIPELINING"}} {
+		for _, stage := range []smtppeer.Stage{smtppeer.StageReset, smtppeer.StageMail, smtppeer.StageRcpt, smtppeer.StageBody, smtppeer.StageDot} {
+			for name, a := range map[string]smtppeer.Action{
+				"closed": smtppeer.Drop(), "421": {Code: 421, Text: "4.3.2 x", Close: true}, "garbage": {Raw: "!\r\n", Close: true},
+			} {
+				t.Run(ext[0]+"/"+string(stage)+"/"+name, func(t *testing.T) {
+					l := newLab(t)
+					p := l.mx(smtppeer.Options{Extensions: ext, Hook: func(e smtppeer.Event) *smtppeer.Action {
+						if e.Stage == stage && e.Conn == 1 && e.Taken == 20 {
+							return &a
+						}
+						return nil
+					}})
+					tr := l.transport(streaming)
+					judge(t, p, deliverAll(t, tr, anyway, 60))
+				})
+			}
+		}
+	}
+}
+
+// judge holds results against what the far end took.
+func judge(t testing.TB, p *smtppeer.Peer, errs []error) {
+	t.Helper()
+	taken := whole(t, p)
+	for i, err := range errs {
+		require.LessOrEqual(t, taken[i], 1, "message %d twice", i)
+		if err == nil {
+			require.Equal(t, 1, taken[i], i)
+			continue
+		}
+		d, ok := errors.AsType[*securemail.DeliveryError](err)
+		require.True(t, ok, "%T", err)
+		if d.Fate != securemail.FateUncertain {
+			require.Zero(t, taken[i], "message %d was taken, and is %v: %v", i, d.Fate, err)
+		}
+	}
+}
