@@ -22,6 +22,9 @@ type Harness struct {
 	Best securemail.Channel
 	// Domain is where the kit's recipients are; empty: "recipient.example".
 	Domain string
+	// EarlyIntent says that the Transport is set up to call Intend before it knows whether the recipient is accepted, as one
+	// that streams messages without waiting does. The kit then does not ask that a refused recipient was never intended.
+	EarlyIntent bool
 	// Grace is how long Deliver may go on after its ctx ended; 0: 5 s.
 	Grace time.Duration
 }

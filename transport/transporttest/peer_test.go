@@ -88,7 +88,7 @@ func (f *smtpFar) hook(e smtppeer.Event) *smtppeer.Action {
 		case transporttest.DeferRecipient:
 			return f.say(451, "4.2.1 mailbox busy")
 		}
-	case smtppeer.StageData:
+	case smtppeer.StageData, smtppeer.StageBody:
 		if behave == transporttest.DropBeforeBody {
 			return act(smtppeer.Drop())
 		}

@@ -100,7 +100,9 @@ func TestSMTPChunks(t *testing.T) {
 }
 
 func TestSMTPStream(t *testing.T) {
-	transporttest.Run(t, smtpHarness(securemail.ChannelNamed, func(o *smtp.Options) { o.Stream = &smtp.Stream{} }))
+	h := smtpHarness(securemail.ChannelNamed, func(o *smtp.Options) { o.Stream = &smtp.Stream{} })
+	h.EarlyIntent = true
+	transporttest.Run(t, h)
 }
 
 func TestSMTPStreamByData(t *testing.T) {
