@@ -49,6 +49,7 @@ func (t *Transport) Observe(ctx context.Context, _, domain string) (*transport.O
 		return nil, public(f)
 	}
 	j := t.prober(ctx, domain)
+	o.Reasons = j.policies.sts.notes(o.Reasons)
 	o.Known, o.Signed, o.STS = true, hosts[0].signed, j.policies.sts.observation()
 	for _, h := range hosts[:min(len(hosts), maxObserved)] {
 		o.Hosts = append(o.Hosts, t.observeHost(ctx, j, h))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/emersion/go-sasl"
 
+	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/dane"
 	"github.com/postseal/postseal/transport/tlsrpt"
@@ -52,6 +53,10 @@ type Options struct {
 	Pins map[string]Pin
 	// Profile is what TLS must be made of; the zero value is NIST80052r2.
 	Profile Profile
+	// STS knows the MTA-STS policies of domains (RFC 8461). Nil is a cache in memory, if the Resolver has LookupTXT, as Go's own
+	// and [DNSClient] have; then policies are forgotten with the process, and a host program that lasts should give one that is
+	// not. A first look may take a minute.
+	STS *mtasts.Cache
 	// TLSRPT, where set, gets the outcome of each session with a mail host under each policy of the domain that it was opened
 	// for, as *tlsrpt.Collector takes it (RFC 8460).
 	TLSRPT interface {
@@ -192,6 +197,9 @@ func New(o *Options) (*Transport, error) {
 	_, ours := r.(*DNSClient)
 	t.public = !o.AllowPrivate && o.Dial == nil && t.port == 25 && (ours || o.Resolver == nil)
 	t.resolver = newCached(r, t.now)
+	if err := t.setSTS(o, r); err != nil {
+		return nil, err
+	}
 	t.dane, _ = r.(dane.Resolver)
 	t.tlsas = newShelf[*tlsa](maxTLSA, t.now)
 	t.tlsrpt = o.TLSRPT

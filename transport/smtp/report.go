@@ -67,10 +67,17 @@ func (t *Transport) perPolicy(ctx context.Context, g target, c *conn, r tlsrpt.R
 		}
 		t.tlsrpt.Add(ctx, r)
 	}
-	if !bound {
-		r.Type = tlsrpt.NoPolicy
+	if bound {
+		return
+	}
+	// A policy that was meant and can't be had is what the domain's owner wants to hear of.
+	if failure, reason := g.plan.sts.broken(); failure != "" {
+		r := g.plan.sts.result(r)
+		r.Failure, r.Reason = failure, reason
 		t.tlsrpt.Add(ctx, r)
 	}
+	r.Type = tlsrpt.NoPolicy
+	t.tlsrpt.Add(ctx, r)
 }
 
 // tellRefused reports a host that no session was opened with, because of a policy.

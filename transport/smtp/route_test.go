@@ -161,7 +161,7 @@ func TestDNSQuestions(t *testing.T) {
 		require.NoError(t, err)
 	}
 	qs := l.dns.Queries()
-	require.Len(t, qs, 3, "MX, A and AAAA once: the answers are kept for their time to live")
+	require.Len(t, qs, 4, "MX, TXT for MTA-STS, A and AAAA once: the answers are kept for their time to live")
 	require.Equal(t, dnspeer.Query{Name: "clinic.test", Type: "MX", Network: "udp", EDNS: true, AD: true}, qs[0])
 
 	_, err := smtp.DNS("localhost:53", nil)

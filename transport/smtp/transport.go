@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/dane"
 )
@@ -29,8 +30,10 @@ type Transport struct {
 	profile  Profile
 	maxUses  int
 	// dane is nil where the resolver can't be asked for TLSA records; tlsas are those known.
-	dane       dane.Resolver
-	tlsas      *shelf[*tlsa]
+	dane  dane.Resolver
+	tlsas *shelf[*tlsa]
+	// sts is nil where no policy can be looked up.
+	sts        *mtasts.Cache
 	ratchet    Ratchet
 	tlsrpt     reporter
 	requireTLS RequireTLSMode
