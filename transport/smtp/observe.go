@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -85,6 +86,7 @@ func (t *Transport) observeHost(ctx context.Context, j *job, h *host) transport.
 			return o
 		}
 	}
+	o.Addr = netip.Addr{} // nobody answered
 	return o
 }
 
