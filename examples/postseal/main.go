@@ -3,8 +3,10 @@
 //
 //	postseal send -from A -to B[,C] [flags] < message.eml      delivers, and prints decision and receipt per recipient
 //	postseal explain -from A -to B[,C] [flags] < message.eml   says what would happen, and sends nothing
+//	postseal probe [-own] [flags] DOMAIN...                    looks at how domains can be reached by TLS, and sends nothing
+//	postseal mtasts [flags] DOMAIN                             shows its MTA-STS policy, or what yours is to publish
 //
-// Flags of both:
+// Flags of send and explain:
 //
 //	-relay host:port    give everything to this smart host, by STARTTLS (port 465: TLS at once)
 //	-operator NAME      vouches for the road beyond the relay, under -agreement REF; without both the relay meets no floor
@@ -20,6 +22,31 @@
 //	-ca FILE            trust the authorities in this PEM file instead of the system's
 //	-port N             where mail hosts listen, instead of 25
 //	-json               one JSON object a recipient
+//
+// Flags of probe and mtasts, which may stand behind the domains too:
+//
+//	-resolver addr      ask this DNS server (ip or ip:port) instead of the system's, and connect where it says, private and
+//	                    loopback addresses included. DANE needs one that validates DNSSEC, with -trust-ad
+//	-trust-ad           believe it where it says that DNSSEC proved an answer; on a path other than loopback or -dot you vouch
+//	                    that nobody can forge its answers
+//	-dot NAME           ask it over TLS, by this name in its certificate, on port 853
+//	-port N, -https-port N
+//	                    where mail hosts listen and policies are served, instead of 25 and 443
+//	-ca FILE            trust the authorities in this PEM file instead of the system's
+//	-timeout D          for each domain; 1m
+//	-json               one JSON object a domain
+//
+// probe speaks with each mail host up to TLS and says QUIT. It exits 1 where a domain was not reached. With -own it also judges
+// what the domain itself publishes: SPF, DKIM (-selector NAME, may be repeated), DMARC, TLSRPT, whether the MTA-STS policy fits
+// the mail hosts, TLSA records against certificates, and when the certificates of mail hosts and policy host end. Each finding
+// is OK, WARN, FAIL or UNKNOWN.
+//
+// mtasts takes each step of RFC 8461 and says which one fails; it exits 1 where the policy is not known. It asks nobody, and
+// prints what DOMAIN is to publish, with
+//
+//	-publish -mx HOST[,HOST] [-mode M] [-max-age T] [-id ID]   record and policy of MTA-STS; testing first, then enforce
+//	-tlsa cert.pem -host MX                                    the TLSA record of a mail host's certificate; sign the zone
+//	-tlsrpt mailto:A[,https://B]                               the record that asks for TLS reports
 package main
 
 import (
@@ -43,6 +70,8 @@ func commands() []command {
 	return []command{
 		{"send", "deliver a message read from standard input", onMessage("send", send)},
 		{"explain", "say what would happen to it, and send nothing", onMessage("explain", explain)},
+		{"probe", "look at how domains can be reached by TLS, and send nothing", probe},
+		{"mtasts", "show a domain's MTA-STS policy, or what yours is to publish", mtastsCommand},
 	}
 }
 
@@ -57,7 +86,7 @@ func main() {
 
 func dispatch(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
-		fmt.Fprintln(out, "usage: postseal COMMAND [flags] < message.eml")
+		fmt.Fprintln(out, "usage: postseal COMMAND [flags] [DOMAIN...] [< message.eml]")
 		for _, c := range commands() {
 			fmt.Fprintf(out, "  %-8s %s\n", c.name, c.summary)
 		}
