@@ -128,6 +128,7 @@ func (c *DNSClient) over(ctx context.Context, network string, q *dns.Msg) (*dns.
 			if m, err := c.talk(ctx, conn, q); err == nil {
 				return m, nil
 			}
+			c.idle.drop() // the others are no better
 		}
 	}
 	var conn net.Conn
