@@ -1,6 +1,7 @@
 package mtasts
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -28,6 +29,8 @@ type ClientOptions struct {
 	// Dial makes the TCP connection to the policy host; nil is a [net.Dialer] that refuses addresses that are not public
 	// before it connects. What another Dial returns is refused by its remote address, after connecting.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Resolver looks policy hosts up for the usual Dial; nil is [net.DefaultResolver]. What it answers need not be trusted.
+	Resolver *net.Resolver
 	// RootCAs are the trust anchors; nil are the system's.
 	RootCAs *x509.CertPool
 	// AllowPrivate allows every address. Anybody who can name a recipient's domain can then make this host open TLS
@@ -41,7 +44,7 @@ type ClientOptions struct {
 
 // Client is the [Fetcher] over HTTPS. It keeps no connections, so there is nothing to close.
 type Client struct {
-	http         http.Transport
+	roots        *x509.CertPool
 	dial         func(ctx context.Context, network, address string) (net.Conn, error)
 	allowPrivate bool
 	port         uint16
@@ -59,28 +62,18 @@ func NewClient(o *ClientOptions) (*Client, error) {
 		return nil, errors.New("mtasts: client: the timeout is negative")
 	}
 	c := &Client{
-		dial: o.Dial, allowPrivate: o.AllowPrivate, port: cmp.Or(o.Port, 443), timeout: cmp.Or(o.Timeout, time.Minute),
+		roots: o.RootCAs, dial: o.Dial, allowPrivate: o.AllowPrivate, port: cmp.Or(o.Port, 443), timeout: cmp.Or(o.Timeout, time.Minute),
 	}
 	if c.dial == nil {
-		c.dial = dialer(o.AllowPrivate)
-	}
-	// One request a connection, HTTP/1.1, and nothing from the environment: no proxy sees or answers it. The server name
-	// for SNI and for the certificate is the host of the URL.
-	c.http = http.Transport{
-		DialContext:            c.connect,
-		TLSClientConfig:        &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12},
-		TLSNextProto:           map[string]func(string, *tls.Conn) http.RoundTripper{},
-		DisableKeepAlives:      true,
-		DisableCompression:     true,
-		MaxResponseHeaderBytes: 32 << 10,
+		c.dial = dialer(o)
 	}
 	return c, nil
 }
 
 // dialer looks names up from the root: a search list of the machine has no say in where a policy comes from.
-func dialer(anywhere bool) func(ctx context.Context, network, address string) (net.Conn, error) {
-	d := &net.Dialer{}
-	if !anywhere {
+func dialer(o *ClientOptions) func(ctx context.Context, network, address string) (net.Conn, error) {
+	d := &net.Dialer{Resolver: o.Resolver}
+	if !o.AllowPrivate {
 		d.Control = onlyPublic
 	}
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -92,14 +85,6 @@ func dialer(anywhere bool) func(ctx context.Context, network, address string) (n
 	}
 }
 
-func (c *Client) connect(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := c.dial(ctx, network, address)
-	if err != nil || c.allowPrivate || publicPeer(conn) {
-		return conn, err
-	}
-	return nil, errors.Join(errAddress, conn.Close())
-}
-
 // Fetch gets https://mta-sts.DOMAIN/.well-known/mta-sts.txt. It accepts status 200, type text/plain, no encoding, and at
 // most [MaxPolicy] octets. Errors are [*FetchError].
 func (c *Client) Fetch(ctx context.Context, domain string) ([]byte, error) {
@@ -109,19 +94,35 @@ func (c *Client) Fetch(ctx context.Context, domain string) ([]byte, error) {
 	if err != nil {
 		return nil, &FetchError{Rule: RuleConnect, Err: err}
 	}
-	host := "mta-sts." + name
-	if c.port != 443 {
-		host = net.JoinHostPort(host, strconv.Itoa(int(c.port)))
+	text, err := c.get(ctx, "mta-sts."+name)
+	if fe := (*FetchError)(nil); err != nil && !errors.As(err, &fe) {
+		err = fetchError(ctx, err)
 	}
+	return text, err
+}
+
+// get speaks HTTP/1.1, one request on one connection. There is no http.Client and no Transport here: they would look at
+// the environment for proxies, follow redirects, and go on dialling when nobody waits any more.
+func (c *Client) get(ctx context.Context, host string) ([]byte, error) {
+	conn, err := c.connect(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer func() {
+		stop()
+		_ = conn.Close() // All that was to be read has been.
+	}()
 	req := &http.Request{
-		Method: http.MethodGet,
-		URL:    &url.URL{Scheme: "https", Host: host, Path: wellKnown},
+		Method: http.MethodGet, Host: host, URL: &url.URL{Scheme: "https", Host: host, Path: wellKnown}, Close: true,
 		Header: http.Header{"Accept": {"text/plain"}, "User-Agent": {"postseal-mtasts"}},
 	}
-	// RoundTrip follows no redirect and knows no cookies (RFC 8461 section 3.3 forbids the first).
-	resp, err := c.http.RoundTrip(req.WithContext(ctx))
+	if err := req.Write(conn); err != nil {
+		return nil, err
+	}
+	resp, err := readHead(bufio.NewReader(io.LimitReader(conn, maxResponse)), req)
 	if err != nil {
-		return nil, fetchError(ctx, err)
+		return nil, err
 	}
 	defer resp.Body.Close()
 	if err := checkHead(resp); err != nil {
@@ -130,11 +131,38 @@ func (c *Client) Fetch(ctx context.Context, domain string) ([]byte, error) {
 	text, err := io.ReadAll(io.LimitReader(resp.Body, MaxPolicy+1))
 	switch {
 	case err != nil:
-		return nil, fetchError(ctx, err)
+		return nil, err
 	case len(text) > MaxPolicy:
 		return nil, &FetchError{Rule: RuleSize}
 	}
 	return text, nil
+}
+
+// connect makes the TLS session. RFC 8461 section 3.3: the certificate must be valid for the policy host.
+func (c *Client) connect(ctx context.Context, host string) (*tls.Conn, error) {
+	conn, err := c.dial(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(c.port))))
+	if err != nil {
+		return nil, err
+	}
+	if !c.allowPrivate && !publicPeer(conn) {
+		return nil, errors.Join(errAddress, conn.Close())
+	}
+	t := tls.Client(conn, &tls.Config{ServerName: host, RootCAs: c.roots, MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}})
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return t, nil
+}
+
+// readHead passes over interim responses (RFC 9110 section 15.2), of which there may be a few.
+func readHead(r *bufio.Reader, req *http.Request) (*http.Response, error) {
+	for range 5 {
+		resp, err := http.ReadResponse(r, req)
+		if err != nil || resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, err
+		}
+	}
+	return nil, errors.New("mtasts: too many interim responses")
 }
 
 func checkHead(resp *http.Response) error {
@@ -176,4 +204,8 @@ func fetchError(ctx context.Context, err error) error {
 	return &FetchError{Rule: rule, Err: err}
 }
 
-const wellKnown = "/.well-known/mta-sts.txt"
+const (
+	wellKnown = "/.well-known/mta-sts.txt"
+	// maxResponse bounds all that a policy host may send, with headers and the overhead of chunks.
+	maxResponse = 8 * MaxPolicy
+)
