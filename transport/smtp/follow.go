@@ -19,6 +19,9 @@ func (l *lane) follow(ctx context.Context, j *job, p *plan) (*securemail.Receipt
 	id, f := l.converse(ctx, e)
 	alive := stop()
 	l.r.mu.Lock()
+	if l.count(f); f != nil {
+		l.said = f.Code
+	}
 	if !alive || l.c.broken {
 		l.over, l.c.broken = true, true
 	}

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/postseal/postseal/internal/throttle"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -30,6 +31,11 @@ type lane struct {
 	cause         error
 	// hungUp: the far end said 421 last, and closed.
 	hungUp bool
+
+	// release gives the address its place back. took counts what was accepted, and slow says that the host asked for less.
+	release func(throttle.Verdict)
+	took    int
+	slow    bool
 
 	// Of a stream of chunks. out waits to be written, and spare is its other buffer. pushed and written count octets.
 	out, spare      []byte
@@ -103,6 +109,7 @@ func (l *lane) leave(j *job, answered bool) {
 		return
 	}
 	t := l.r.s.t
+	defer l.release(l.verdict())
 	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside()
 	l.c.strip()
 	if l.c.broken || l.c.spent(l.r.s.MaxUses) || !t.pool.put(l.c) {
@@ -110,30 +117,37 @@ func (l *lane) leave(j *job, answered bool) {
 	}
 }
 
+// verdict says what the whole stream showed of the host.
+func (l *lane) verdict() throttle.Verdict {
+	switch {
+	case l.slow && l.said == 421 && l.took == 0:
+		return throttle.Stop
+	case l.slow:
+		return throttle.Slow
+	case l.took > 0:
+		return throttle.Good
+	}
+	return throttle.Neutral
+}
+
+// count notes one result. The caller holds mu.
+func (l *lane) count(f *failure) {
+	switch v := verdict(context.Background(), f); {
+	case f == nil:
+		l.took++
+	case v == throttle.Slow || v == throttle.Stop:
+		l.slow = true
+	}
+}
+
 // open gives the lane its connection: an idle one, or a fresh one.
 func (l *lane) open(ctx context.Context, j *job, g target, fresh bool) {
-	t := l.r.s.t
-	var c *conn
-	var f *failure
-	if !fresh {
-		c = t.pool.take(l.r.key, j.Recipient.Address.Domain())
-	}
-	if c == nil {
-		if c, f = t.open(ctx, j, g, l.r.key.me); f == nil {
-			c.key = l.r.key
-		}
-	}
-	w := waySerial
-	pooled := c != nil && c.uses > 0
-	if f == nil {
-		w, f = t.streams.find(ctx, c)
-	}
+	c, w, f := l.find(ctx, j, g, fresh)
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
 	defer close(l.ready)
 	if f != nil {
 		l.closing, l.over = true, true
-		f.stale = f.stale && pooled
 		if ctx.Err() == nil {
 			l.why = f
 		}
@@ -150,6 +164,35 @@ func (l *lane) open(ctx context.Context, j *job, g target, fresh bool) {
 	if w == wayChunks {
 		c.bw.Reset((*laneOut)(l))
 	}
+}
+
+// find gets a place at the address and a connection, and the way that messages go on it.
+func (l *lane) find(ctx context.Context, j *job, g target, fresh bool) (c *conn, w way, f *failure) {
+	t := l.r.s.t
+	if l.release, f = t.space(ctx, g.addr); f != nil {
+		return nil, waySerial, f
+	}
+	defer func() {
+		if f != nil {
+			l.release(verdict(ctx, f))
+		}
+	}()
+	if !fresh {
+		c = t.pool.take(l.r.key, j.Recipient.Address.Domain())
+	}
+	pooled := c != nil
+	if c == nil {
+		if c, f = t.open(ctx, j, g, l.r.key.me); f != nil {
+			f.stale = false
+			return nil, waySerial, f
+		}
+		c.key = l.r.key
+	}
+	if w, f = t.streams.find(ctx, c); f != nil {
+		f.stale = f.stale && pooled
+		return nil, waySerial, f
+	}
+	return c, w, nil
 }
 
 // sorry is the failure of those who find no connection.
@@ -480,6 +523,7 @@ func unclear(r reply) *failure {
 // finish gives e its result. The caller holds mu.
 func (l *lane) finish(e *entry, id string, f *failure) {
 	e.id, e.f, e.done = id, f, true
+	l.count(f)
 	l.unload(e.j.size)
 	if e.waits {
 		e.waits = false

@@ -34,6 +34,8 @@ type Options struct {
 	DSN func(*securemail.Slip) DSN
 	// Chunking says when BDAT is used.
 	Chunking Chunking
+	// Limits bound what one address of a mail host gets.
+	Limits Limits
 	// Stream, where not nil, lets messages follow each other on a connection without waiting for answers.
 	Stream *Stream
 	// Resolver finds mail hosts; nil is Go's own, which knows nothing of DNSSEC. [DNS] makes others.
@@ -178,6 +180,7 @@ func New(o *Options) (*Transport, error) {
 	if o.MaxUses < 0 || o.MaxIdlePerHost < 0 || o.IdleTimeout < 0 {
 		errs = append(errs, errors.New("smtp: options: MaxUses, MaxIdlePerHost and IdleTimeout can't be negative"))
 	}
+	errs = append(errs, t.setLimits(o.Limits))
 	if s := o.Stream; s != nil && (s.Window < 0 || s.Connections < 0 || s.MaxUses < 0) {
 		errs = append(errs, errors.New("smtp: options: Stream's limits can't be negative"))
 	}
@@ -208,6 +211,7 @@ func New(o *Options) (*Transport, error) {
 	if o.Stream != nil {
 		t.streams = newStreams(t, o.Stream)
 	}
+	t.grey = newShelf[putOff](maxShelf, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
 	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))
 	return t, nil

@@ -165,7 +165,8 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) (Addr
 		}
 	}
 	if err == nil && len(set.Addrs) > 0 {
-		set.Addrs = set.Addrs[:min(len(set.Addrs), maxAddrs)]
+		// Of both families, where there are both.
+		set.Addrs = alternate(set.Addrs, set.Addrs[0].Is4())[:min(len(set.Addrs), maxAddrs)]
 		return set, nil
 	}
 	if err == nil {

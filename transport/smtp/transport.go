@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/postseal/postseal/internal/throttle"
 	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport/dane"
@@ -48,6 +49,9 @@ type Transport struct {
 
 	pool    *pool
 	streams *streams
+	places  *throttle.Throttle
+	rates   *throttle.Throttle // nil: no rate
+	grey    *shelf[putOff]
 	routes  *shelf[securemail.Route]
 	// classical are the hosts that did not answer a large ClientHello.
 	classical *shelf[struct{}]
@@ -107,6 +111,7 @@ func (t *Transport) deliver(ctx context.Context, j *job) (*securemail.Receipt, e
 	}
 	j.policies = t.policiesFor(ctx, j, domain)
 	sum := &tally{reasons: notes}
+	hosts = t.ordered(domain, hosts)
 	receipt, err := t.round(ctx, j, hosts, sum)
 	if err == nil || !sum.sts || ctx.Err() != nil || !t.renewed(ctx, j, domain) {
 		return receipt, err
@@ -145,7 +150,7 @@ func (t *Transport) visit(ctx context.Context, j *job, h *host, sum *tally) (*se
 		}
 		return nil, nil
 	}
-	for _, a := range addrs {
+	for _, a := range t.sorted(j, h, addrs) {
 		sum.attempts++
 		receipt, f := t.attempt(ctx, j, target{h, a, p})
 		if f == nil {
@@ -184,18 +189,37 @@ func (t *Transport) prepare(ctx context.Context, j *job, h *host) (*plan, []neti
 	return p, set.Addrs, f
 }
 
-// attempt delivers to one address: over an idle connection if there is one that still lives, else over a new one.
+// attempt delivers to one address, as far as its limits allow.
 func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.Receipt, *failure) {
 	me, ok := j.selfFor(g)
 	if !ok {
 		return nil, noSource(g)
 	}
-	key := g.key(me)
+	if f := t.pace(ctx, g.addr); f != nil {
+		return nil, f
+	}
+	receipt, f := t.reach(ctx, j, g, g.key(me))
+	t.learn(j, g, f)
+	return receipt, f
+}
+
+// reach uses a connection that streams, or else one of its own.
+func (t *Transport) reach(ctx context.Context, j *job, g target, key key) (_ *securemail.Receipt, f *failure) {
 	if t.streams != nil {
 		if receipt, f, done := t.streamed(ctx, j, g, key); done {
 			return receipt, f
 		}
 	}
+	release, f := t.space(ctx, g.addr)
+	if f != nil {
+		return nil, f
+	}
+	defer func() { release(verdict(ctx, f)) }()
+	return t.single(ctx, j, g, key)
+}
+
+// single delivers over an idle connection if there is one that still lives, else over a new one.
+func (t *Transport) single(ctx context.Context, j *job, g target, key key) (*securemail.Receipt, *failure) {
 	if c := t.pool.take(key, j.Recipient.Address.Domain()); c != nil {
 		receipt, f := t.carry(ctx, j, c, g.plan)
 		// RFC 5321 section 3.8 lets a server close at any time with 421: once more, on a fresh connection. A delivery whose
@@ -204,8 +228,7 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 			return receipt, f
 		}
 	}
-	c, f := t.open(ctx, j, g, me)
-	t.tell(ctx, j.Recipient.Address.Domain(), g, c, f)
+	c, f := t.open(ctx, j, g, key.me)
 	if f != nil {
 		return nil, f
 	}
