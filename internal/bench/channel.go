@@ -13,6 +13,9 @@ import (
 // messageSize is the length of the message, in octets.
 const messageSize = 4 << 10
 
+// window is how many messages may be unanswered on a connection where they are streamed.
+const window = 64
+
 const (
 	sender    = "clinic@sender.test"
 	recipient = "anna@bench.test"
@@ -30,19 +33,12 @@ type target struct {
 	addr  string
 	wire  wire
 	roots *x509.CertPool
-	// count is how many messages came in so far; nil: it can't say.
-	count func() (int, error)
+	// tally is what it has seen so far; nil: it can't say.
+	tally func() (tally, error)
 }
 
 func (t target) tls() *tls.Config {
 	return &tls.Config{ServerName: sinkName, RootCAs: t.roots, MinVersion: tls.VersionTLS12}
-}
-
-func (t target) counted() (int, error) {
-	if t.count == nil {
-		return 0, nil
-	}
-	return t.count()
 }
 
 // wire says whether the client must use STARTTLS.
@@ -109,34 +105,55 @@ func channel(ctx context.Context, s settings, report func(Result)) error {
 		return err
 	}
 	for _, sc := range append(f.scenes(s), scenes...) {
+		if s.only != nil && !s.only.MatchString(sc.name) {
+			continue
+		}
 		if err := play(ctx, sc, s.rounds, report); err != nil {
 			return err
 		}
+	}
+	if s.only != nil && !s.only.MatchString("destinations") {
+		return nil
 	}
 	return destinations(ctx, f, s, report)
 }
 
 // scenes are those at the sink of this program.
 func (f *far) scenes(s settings) []scenery {
+	clear, secure := f.target(f.addrs.Plain, plain), f.target(f.addrs.Secure, starttls)
 	return []scenery{
-		{name: "plain C=1 reuse", to: f.target(f.addrs.Plain, plain), entrants: each(drivers(), 1, s.messages)},
-		{name: "plain C=8 reuse", to: f.target(f.addrs.Plain, plain), entrants: each(drivers(), 8, s.messages)},
-		{name: "starttls C=1 reuse", to: f.target(f.addrs.Secure, starttls), entrants: each(drivers(), 1, s.messages)},
+		{name: "plain C=1 reuse", to: clear, entrants: each(drivers(), 1, s.messages)},
+		{name: "plain C=8 reuse", to: clear, entrants: each(drivers(), 8, s.messages)},
+		{name: "starttls C=1 reuse", to: secure, entrants: each(drivers(), 1, s.messages)},
 		{
-			name: "starttls C=4 reuse", to: f.target(f.addrs.Secure, starttls), entrants: each(drivers(), 4, s.messages),
+			name: "starttls C=4 reuse", to: secure, entrants: each(drivers(), 4, s.messages),
+			goals: goals{rate: map[string]float64{"mox": 1.4}, most: 25},
+		},
+		{
+			name: "starttls C=4 streamed", to: secure, entrants: besideMox(stream(4, 4*window, s.messages), 4, s.messages),
 			goals: goals{rate: map[string]float64{"mox": 1.4}, most: 25},
 		},
 		{
 			name: "20 ms C=1 CHUNKING", to: f.target(f.addrs.Far, plain),
-			entrants: []entrant{{ours(streamed), 128, min(s.messages, 6000)}, {mox(), 1, min(s.messages, 40)}},
+			entrants: besideMox(stream(1, 2*window, min(s.messages, 6000)), 1, min(s.messages, 40)),
 			goals:    goals{least: 1000, withoutCPU: true},
 		},
 		{
 			name: "20 ms C=1 DATA", to: f.target(f.addrs.FarData, plain),
-			entrants: []entrant{{ours(streamed), 8, min(s.messages, 160)}, {mox(), 1, min(s.messages, 40)}},
+			entrants: besideMox(stream(1, 8, min(s.messages, 160)), 1, min(s.messages, 40)),
 			goals:    goals{least: 45, withoutCPU: true},
 		},
 	}
+}
+
+// stream is ours with callers that share so many connections.
+func stream(connections, callers, messages int) entrant {
+	return entrant{driver: ours(streamed(connections)), callers: callers, messages: messages, connections: connections}
+}
+
+// besideMox compares e with mox alone, at that many connections.
+func besideMox(e entrant, connections, messages int) []entrant {
+	return []entrant{e, {driver: mox(), callers: connections, messages: messages, connections: connections}}
 }
 
 // outside are the scenes at far ends that run has started.
@@ -164,8 +181,10 @@ func outside(s settings) ([]scenery, error) {
 	if !to.roots.AppendCertsFromPEM(pem) {
 		return nil, errors.New("no certificate in " + envCA)
 	}
+	n := min(s.messages, 4000)
 	return append(out, scenery{
-		name: "Postfix TLS C=8 reuse", to: to, entrants: each([]driver{ours(nil), mox()}, 8, min(s.messages, 4000)),
-		goals: goals{withoutCPU: true},
+		name: "Postfix TLS C=8 reuse", to: to, entrants: each([]driver{ours(nil), mox()}, 8, n), goals: goals{withoutCPU: true},
+	}, scenery{
+		name: "Postfix TLS C=8 streamed", to: to, entrants: besideMox(stream(8, 8*window, n), 8, n), goals: goals{withoutCPU: true},
 	}), nil
 }

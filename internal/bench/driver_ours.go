@@ -51,8 +51,11 @@ func newTransport(to target, change func(*smtp.Options)) (*smtp.Transport, error
 	return smtp.New(o)
 }
 
-// streamed sends messages behind each other on one connection.
-func streamed(o *smtp.Options) {
+// streamed sends messages behind each other, without waiting for answers, on at most so many connections.
+func streamed(connections int) func(*smtp.Options) {
+	return func(o *smtp.Options) {
+		o.Stream = &smtp.Stream{Window: window, Connections: connections, MaxUses: 1 << 30}
+	}
 }
 
 func shipment(w wire, recipient string) (*securemail.Shipment, error) {

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -20,6 +21,8 @@ import (
 type settings struct {
 	// messages is the work of one round, rounds how often each competitor does it.
 	messages, rounds int
+	// only are the scenes of the area channel that count; nil: all.
+	only *regexp.Regexp
 }
 
 // area measures one thing. It calls report for each result as soon as it has it.
@@ -55,6 +58,10 @@ func run(ctx context.Context, args []string) error {
 	var s settings
 	fs.IntVar(&s.messages, "n", 15000, "messages a round")
 	fs.IntVar(&s.rounds, "rounds", 5, "rounds, of which the median counts")
+	fs.Func("only", "scenes of the area channel whose names match this pattern", func(p string) (err error) {
+		s.only, err = regexp.Compile(p)
+		return err
+	})
 	if err := fs.Parse(args); err != nil {
 		return err
 	}

@@ -23,13 +23,15 @@ type entrant struct {
 	driver
 	// callers deliver at once; messages is how many all of them deliver in a round.
 	callers, messages int
+	// connections is how many there may be; 0: any number.
+	connections int
 }
 
 // each lets all drivers do the same work.
 func each(ds []driver, callers, messages int) []entrant {
 	out := make([]entrant, len(ds))
 	for i, d := range ds {
-		out[i] = entrant{d, callers, messages}
+		out[i] = entrant{driver: d, callers: callers, messages: messages}
 	}
 	return out
 }
@@ -98,7 +100,7 @@ func round(ctx context.Context, to target, e entrant) (rate, cpu float64, err er
 	if err := together(clients, func(c client) error { return c.deliver(ctx) }); err != nil {
 		return 0, 0, err
 	}
-	before, err := to.counted()
+	check, err := watch(to, e)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -108,11 +110,30 @@ func round(ctx context.Context, to target, e entrant) (rate, cpu float64, err er
 		return 0, 0, err
 	}
 	took, used, n := time.Since(start), cpuTime()-cpu0, each*len(clients)
-	after, err := to.counted()
-	if err == nil && to.count != nil && after-before != n {
-		err = fmt.Errorf("the far end counted %d messages of %d", after-before, n)
+	return float64(n) / took.Seconds(), float64(used.Microseconds()) / float64(n), check(n)
+}
+
+// watch makes the check that n messages have come in since, over no more connections than e may have.
+func watch(to target, e entrant) (check func(n int) error, err error) {
+	if to.tally == nil {
+		return func(int) error { return nil }, nil
 	}
-	return float64(n) / took.Seconds(), float64(used.Microseconds()) / float64(n), err
+	before, err := to.tally()
+	return func(n int) error {
+		after, err := to.tally()
+		// Those of the entrant before may be on their way out yet.
+		for end := time.Now().Add(5 * time.Second); err == nil && e.connections > 0 && after.Open > e.connections; {
+			if time.Now().After(end) {
+				return fmt.Errorf("%d connections, not %d", after.Open, e.connections)
+			}
+			time.Sleep(time.Millisecond)
+			after, err = to.tally()
+		}
+		if got := after.Messages - before.Messages; err == nil && got != n {
+			return fmt.Errorf("the far end counted %d messages of %d", got, n)
+		}
+		return err
+	}, err
 }
 
 func repeat(ctx context.Context, c client, n int) error {

@@ -86,10 +86,7 @@ func startSink() (*far, error) {
 }
 
 func (f *far) target(addr string, w wire) target {
-	return target{addr: addr, wire: w, roots: f.roots, count: func() (int, error) {
-		seen, err := f.tally()
-		return seen.Messages, err
-	}}
+	return target{addr: addr, wire: w, roots: f.roots, tally: f.tally}
 }
 
 func (f *far) line(v any) error {
@@ -237,9 +234,11 @@ type session struct {
 	tls  *tls.Config // nil: none, or none any more
 	// extension is offered beside the usual ones.
 	extension string
-	conn      net.Conn
-	r         *bufio.Reader
-	w         *bufio.Writer
+	// ready: there is a recipient.
+	ready bool
+	conn  net.Conn
+	r     *bufio.Reader
+	w     *bufio.Writer
 }
 
 func (s *session) serve() {
@@ -270,6 +269,7 @@ func (s *session) command(line string) bool {
 	verb, rest, _ := strings.Cut(line, " ")
 	switch strings.ToUpper(verb) {
 	case "EHLO":
+		s.ready = false
 		text := "250-" + sinkName + "\r\n250-PIPELINING\r\n250-SIZE 50000000\r\n250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n"
 		if s.tls != nil {
 			text += "250-STARTTLS\r\n"
@@ -284,7 +284,10 @@ func (s *session) command(line string) bool {
 	case "QUIT":
 		s.reply("221 2.0.0 bye")
 		return false
-	default: // MAIL, RCPT, RSET, NOOP, HELO
+	case "RCPT", "MAIL", "RSET":
+		s.ready = strings.EqualFold(verb, "RCPT")
+		s.reply("250 2.0.0 ok")
+	default: // NOOP, HELO
 		s.reply("250 2.0.0 ok")
 	}
 	return true
@@ -303,6 +306,10 @@ func (s *session) startTLS() bool {
 }
 
 func (s *session) data() bool {
+	if !s.ready {
+		s.reply("503 5.5.1 no recipient")
+		return true
+	}
 	s.reply("354 go")
 	if s.w.Flush() != nil {
 		return false
@@ -330,15 +337,19 @@ func (s *session) bdat(rest string) bool {
 	if _, err := io.CopyN(io.Discard, s.r, n); err != nil {
 		return false
 	}
-	if strings.EqualFold(last, "LAST") {
+	switch {
+	case !s.ready: // the chunk is discarded
+		s.reply("503 5.5.1 no recipient")
+	case strings.EqualFold(last, "LAST"):
 		s.taken()
-	} else {
+	default:
 		s.reply("250 2.0.0 ok")
 	}
 	return true
 }
 
 func (s *session) taken() {
+	s.ready = false
 	s.sink.messages.Add(1)
 	s.reply("250 2.0.0 taken")
 }
