@@ -1,6 +1,7 @@
 package tlsrpt_test
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -26,5 +27,39 @@ func FuzzRecord(f *testing.F) {
 		again, err := tlsrpt.ParseRecord([]string{"other", r.String()})
 		require.NoError(t, err)
 		require.Equal(t, r, again)
+	})
+}
+
+// FuzzReport: what is parsed can be written again and means the same.
+func FuzzReport(f *testing.F) {
+	f.Add([]byte(report))
+	f.Add(zip([]byte(report)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := tlsrpt.ParseReport(b)
+		if err != nil {
+			require.IsType(t, &tlsrpt.ReportError{}, err)
+			return
+		}
+		gz, err := r.Gzip()
+		if err != nil {
+			return // a year over 9999 can be read but not written
+		}
+		again, err := tlsrpt.ParseReport(gz)
+		require.NoError(t, err)
+		require.True(t, r.Range.Start.Equal(again.Range.Start))
+		require.Len(t, again.Policies, len(r.Policies))
+	})
+}
+
+// FuzzMail: any mail gives a report or a typed error.
+func FuzzMail(f *testing.F) {
+	f.Add([]byte(mailOf(part("text/plain", "7bit", "x"), part("application/tlsrpt+json", "8bit", report))))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := tlsrpt.ParseMail(bytes.NewReader(b))
+		if err != nil {
+			require.IsType(t, &tlsrpt.ReportError{}, err)
+			return
+		}
+		require.NotNil(t, r.Report)
 	})
 }

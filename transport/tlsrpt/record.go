@@ -68,7 +68,7 @@ func (d Destination) Mailbox() string {
 // Host is the host of an https: URI or the domain of a mailto: one; safe for logs.
 func (d Destination) Host() string {
 	if box := d.Mailbox(); box != "" {
-		return box[strings.LastIndexByte(box, '@')+1:]
+		return name(box[strings.LastIndexByte(box, '@')+1:])
 	}
 	u, err := url.Parse(string(d))
 	if err != nil || u.Scheme != "https" || u.User != nil {
