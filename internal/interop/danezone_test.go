@@ -157,7 +157,8 @@ func (l *laboratory) daemons() {
 		" zonelistfile: /peer/dane/zone.list\n xfrdfile: /peer/dane/xfrd.state\n logfile: /peer/dane/nsd.log\n server-count: 1\nremote-control:\n control-enable: no\n"
 	unbound := "server:\n interface: 127.0.0.1@53\n do-daemonize: no\n use-syslog: no\n logfile: /peer/dane/unbound.log\n val-log-level: 2\n username: \"\"\n chroot: \"\"\n" +
 		" directory: /peer/dane\n pidfile: /peer/dane/unbound.pid\n do-ip6: no\n do-not-query-localhost: no\n local-zone: test. nodefault\n module-config: \"validator iterator\"\n" +
-		" trust-anchor-file: /peer/dane/anchor\n access-control: 127.0.0.0/8 allow\n edns-buffer-size: 1232\nremote-control:\n control-enable: no\n"
+		" trust-anchor-file: /peer/dane/anchor\n access-control: 127.0.0.0/8 allow\n edns-buffer-size: 1232\n" +
+		" interface: 127.0.0.1@853\n tls-port: 853\n tls-service-key: /peer/tls/mx.named.test.key\n tls-service-pem: /peer/tls/mx.named.test.pem\nremote-control:\n control-enable: no\n"
 	for zone := range l.lines {
 		nsd += fmt.Sprintf("zone:\n name: %s\n zonefile: %s.signed\n", zone, zone)
 		unbound += fmt.Sprintf("stub-zone:\n name: %s.\n stub-addr: 127.0.0.1@5353\n stub-prime: no\n", zone)

@@ -15,8 +15,12 @@ import (
 	"github.com/miekg/dns"
 )
 
-// udpSize is the EDNS buffer size that passes without fragments (RFC 6891; DNS flag day 2020).
-const udpSize = 1232
+// udpSize is the EDNS buffer size that passes without fragments (RFC 6891; DNS flag day 2020), and readSize what is read,
+// for servers that take it lightly.
+const (
+	udpSize  = 1232
+	readSize = 4096
+)
 
 // maxAliases bounds the CNAMEs followed, and maxPackets the datagrams read for one question. What is kept of an answer is
 // bounded by its size, 64 KiB.
@@ -149,7 +153,7 @@ func (c *DNSClient) talk(ctx context.Context, conn net.Conn, q *dns.Msg) (*dns.M
 	deadline, _ := ctx.Deadline()
 	_ = conn.SetDeadline(deadline)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	m, err := roundTrip(&dns.Conn{Conn: conn, UDPSize: udpSize}, q)
+	m, err := roundTrip(&dns.Conn{Conn: conn, UDPSize: readSize}, q)
 	if !stop() || err != nil || c.tls == nil {
 		conn.Close()
 	} else {
