@@ -21,11 +21,13 @@ import (
 	"github.com/postseal/postseal/encrypt/escrow/portal"
 	"github.com/postseal/postseal/encrypt/keys"
 	"github.com/postseal/postseal/encrypt/pgp"
+	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/audit"
 	"github.com/postseal/postseal/securemail/keyring"
 	"github.com/postseal/postseal/securemail/policy"
 	"github.com/postseal/postseal/securemail/queue"
+	"github.com/postseal/postseal/transport/posture"
 	"github.com/postseal/postseal/transport/smtp"
 )
 
@@ -52,7 +54,8 @@ type Options struct {
 	// Listen waits for PostgreSQL notifications, so that what another process commits leaves at once; see queue.Options.
 	// examples/vendor has one for a pgxpool. Nil: the queue looks four times a second.
 	Listen func(ctx context.Context, channel string, wake func()) error
-	// Override is the last word on the Config before securemail.New.
+	// Override is the last word on the Config before securemail.New. Add to Sinks and Parts rather than replace them: the
+	// Monitor is among both.
 	Override func(*securemail.Config)
 	// Logger nil: slog.Default(). Now nil: time.Now.
 	Logger *slog.Logger
@@ -70,6 +73,11 @@ type System struct {
 	Queue     *queue.Queue
 	Ledger    *audit.Log
 	Transport *smtp.Transport
+	// STS are the MTA-STS policies of domains, kept in DB; nil with a Relay, or where SMTP.Resolver can't answer for them.
+	STS *mtasts.Cache
+	// Monitor watches the TLS of the domains that mail goes to, and is the Transport's Ratchet; nil with a Relay. Unless
+	// SMTP.Ratchet is set, a domain that proved its name must do so again.
+	Monitor *posture.Monitor
 	// Escrow and Portal are nil without a BaseURL.
 	Escrow *escrow.Escrow
 	Portal *portal.Portal
@@ -187,8 +195,7 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		so = *o.SMTP
 	}
 	so.Relay, so.Now, so.Logger = cmp.Or(o.Relay, so.Relay), o.Now, o.Logger
-	var err error
-	if s.Transport, err = smtp.New(&so); err != nil {
+	if err := s.openTransport(ctx, &so, o); err != nil {
 		return nil, err
 	}
 	var po pgp.Options
@@ -206,8 +213,15 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		Transport: s.Transport, Prober: s.Transport, Queue: s.Queue, Outbox: s.Queue, Ledger: s.Ledger, Keys: s.Keys,
 		Encryptors: []securemail.Encryptor{encrypt.TLSOnly{}, seal},
 		Parts:      []securemail.Runner{s.KeyRing},
+		Sinks:      map[string]securemail.Sink{},
 		Service:    securemail.Actor{ID: "host", Kind: "service"},
 		Logger:     o.Logger, Now: o.Now,
+	}
+	if s.STS != nil {
+		c.Parts = append(c.Parts, s.STS)
+	}
+	if s.Monitor != nil {
+		c.Parts, c.Sinks["posture"] = append(c.Parts, s.Monitor), s.Monitor
 	}
 	methods := []securemail.Method{securemail.MethodPGP}
 	if o.BaseURL != "" {

@@ -18,10 +18,26 @@ const (
 
 // Probe implements securemail.Prober: it speaks with the domain's mail hosts up to TLS and says QUIT. The first host that
 // proves its name answers for the domain, else the first whose wire was seen; a host that offers no TLS was seen, one that
-// can't be reached or refuses for now was not. Answers are kept for minutes, and one look serves all who ask at once. An
-// error is ctx's own, or [ErrClosed].
-func (t *Transport) Probe(ctx context.Context, _, domain string) (securemail.Route, error) {
+// can't be reached or refuses for now was not. Answers are kept for minutes, and one look serves all who ask at once. A
+// wire that misses a published policy, or the tenant's ratchet, promises nothing. An error is ctx's own, or [ErrClosed].
+func (t *Transport) Probe(ctx context.Context, tenant, domain string) (securemail.Route, error) {
 	domain = strings.ToLower(strings.TrimSuffix(domain, "."))
+	r, err := t.seen(ctx, domain)
+	if err != nil || !r.Known || t.ratchet == nil || t.relay != nil {
+		return r, err
+	}
+	least, err := t.ratchet.Least(ctx, tenant, domain)
+	switch {
+	case err != nil:
+		return securemail.Route{Wire: securemail.Wire{Reasons: note(r.Reasons, "ratchet-unknown", "what the domain gave before is not known now")}}, ctx.Err()
+	case !r.Meets(least):
+		r.TLS, r.Proof, r.Reasons = nil, "", note(r.Reasons, "ratchet", "the domain gave more before, and must again")
+	}
+	return r, nil
+}
+
+// seen is what was seen of the domain's mail hosts, lately or now.
+func (t *Transport) seen(ctx context.Context, domain string) (securemail.Route, error) {
 	if t.relay != nil {
 		domain = ""
 	}

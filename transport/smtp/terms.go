@@ -105,7 +105,7 @@ type Terms struct {
 //   - What is not known is never "there is none": VerdictDefer, also under ChannelAny. It becomes a temporary
 //     *securemail.DeliveryError and no ChannelError, since the next Choice would go to the same host.
 //   - A policy in mode testing changes nothing. It is reported.
-//   - The ratchet and RequireTLS only ever raise the floor.
+//   - The ratchet and RequireTLS only ever raise the floor, the ratchet none but those that ask for TLS.
 //   - TLSOptional switches policies and ratchet off, and counts only with ChannelAny and without RequireTLS (RFC 8689
 //     section 5).
 func Decide(k Knowledge) Terms {
@@ -146,7 +146,7 @@ func (d *decision) raise(c securemail.Channel) { d.Least = min(d.Least, c) }
 
 // unknown defers where a look-up did not end, and names each.
 func (d *decision) unknown() bool {
-	if d.k.RatchetUnknown || d.k.Ratchet > securemail.ChannelAny {
+	if d.k.Floor != securemail.ChannelAny && (d.k.RatchetUnknown || d.k.Ratchet > securemail.ChannelAny) {
 		d.say("ratchet-unknown", "what the domain gave before is not known now")
 	}
 	if d.k.DANE == dane.Unknown || d.k.DANE > dane.Unusable {
@@ -158,8 +158,10 @@ func (d *decision) unknown() bool {
 	return len(d.Reasons) > 0
 }
 
+// ratchet leaves ChannelAny alone: what goes there is sealed or cleared, and is the way around a ratchet that somebody
+// poisoned.
 func (d *decision) ratchet() {
-	if d.k.Ratchet < d.Least {
+	if d.k.Floor != securemail.ChannelAny && d.k.Ratchet < d.Least {
 		d.raise(d.k.Ratchet)
 		d.Temporary = true
 		d.say("ratchet", "the domain gave more before, and must again")

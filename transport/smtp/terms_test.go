@@ -47,8 +47,10 @@ var failOpen = []struct {
 }{
 	{"a floor that does not exist", func(k smtp.Knowledge, _ smtp.Terms) bool { return k.Floor > anyway }},
 	{"terms below the floor", func(k smtp.Knowledge, t smtp.Terms) bool { return t.Least > k.Floor }},
-	{"terms below the ratchet", func(k smtp.Knowledge, t smtp.Terms) bool { return !deaf(k) && t.Least > k.Ratchet }},
-	{"an unknown ratchet", func(k smtp.Knowledge, _ smtp.Terms) bool { return !deaf(k) && (k.RatchetUnknown || k.Ratchet > anyway) }},
+	{"terms below the ratchet", func(k smtp.Knowledge, t smtp.Terms) bool { return k.Floor != anyway && t.Least > k.Ratchet }},
+	{"an unknown ratchet", func(k smtp.Knowledge, _ smtp.Terms) bool {
+		return k.Floor != anyway && (k.RatchetUnknown || k.Ratchet > anyway)
+	}},
 	{"unknown DANE", func(k smtp.Knowledge, _ smtp.Terms) bool {
 		return !deaf(k) && (k.DANE == dane.Unknown || k.DANE > dane.Unusable)
 	}},
@@ -207,8 +209,9 @@ func TestDecide(t *testing.T) {
 		{"testing", func(k *smtp.Knowledge) { k.Floor, k.STS, k.STSMatch = named, smtp.STSTesting, true }, "deliver named pkix [sts-testing] false"},
 		{"testing, other host", func(k *smtp.Knowledge) { k.Floor, k.STS = anyway, smtp.STSTesting }, "deliver any [sts-testing-mx-mismatch] false"},
 		{"all unknown", func(k *smtp.Knowledge) { k.RatchetUnknown, k.DANE, k.STS = true, dane.Unknown, smtp.STSUnknown }, "defer verified [ratchet-unknown dane-unknown sts-unknown] false"},
-		{"ratchet", func(k *smtp.Knowledge) { k.Floor, k.Ratchet = anyway, named }, "deliver named pkix [ratchet] true"},
-		{"ratchet, proof gone", func(k *smtp.Knowledge) { k.Floor, k.Ratchet = anyway, verified }, "refuse verified [ratchet mx-unsigned] true"},
+		{"ratchet", func(k *smtp.Knowledge) { k.Floor, k.Ratchet = encrypted, named }, "deliver named pkix [ratchet] true"},
+		{"ratchet, proof gone", func(k *smtp.Knowledge) { k.Floor, k.Ratchet = encrypted, verified }, "refuse verified [ratchet mx-unsigned] true"},
+		{"ratchet, sealed mail", func(k *smtp.Knowledge) { k.Floor, k.Ratchet, k.RatchetUnknown = anyway, verified, true }, "deliver any [] false"},
 		{"pinned", func(k *smtp.Knowledge) { k.Pinned = true }, "deliver verified configured [] false"},
 		{"requiretls", func(k *smtp.Knowledge) { k.Floor, k.RequireTLS, k.Signed = anyway, true, true }, "deliver verified pkix-dnssec [] false"},
 		{"requiretls, unsigned", func(k *smtp.Knowledge) { k.Floor, k.RequireTLS = anyway, true }, "refuse verified [mx-unsigned] false"},
