@@ -33,7 +33,7 @@ type view struct {
 	state   State
 	err     error
 	checked time.Time
-	until   time.Time // when the policy expires; zero without one
+	until   time.Time // when the policy expires
 	dirty   bool
 }
 
@@ -43,9 +43,16 @@ func near(a, b time.Time, d time.Duration) bool {
 	return -d < diff && diff < d
 }
 
-// fresh says whether the domain was looked at less than d ago and the policy still binds.
+// fresh says whether the domain was looked at less than d ago and the policy still binds. Where there was none and the
+// clock was set back since, the one that had expired may bind again.
 func (v *view) fresh(now time.Time, d time.Duration) bool {
-	return v != nil && near(now, v.checked, d) && (v.until.IsZero() || now.Before(v.until))
+	switch {
+	case v == nil || !near(now, v.checked, d):
+		return false
+	case v.state.Policy == nil:
+		return !now.Before(v.checked)
+	}
+	return now.Before(v.until)
 }
 
 // binds says whether there is a policy that has not expired.

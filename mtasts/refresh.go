@@ -145,7 +145,21 @@ func (c *Cache) refresh(ctx context.Context, e Entry) bool {
 		return false
 	}
 	n.view.Store((&look{c: c, n: n, id: id, live: true}).view())
+	if n.held.dirty {
+		c.adopt(n) // Nobody else has the policy.
+	}
 	return true
+}
+
+// adopt puts a node into memory, unless the domain got one meanwhile.
+func (c *Cache) adopt(n *node) {
+	c.mu.Lock()
+	if c.nodes[n.domain] == nil {
+		c.nodes[n.domain] = n
+		c.total += n.weight
+	}
+	c.mu.Unlock()
+	c.weigh(n)
 }
 
 // saveLate writes what the Store refused when it was fetched.
