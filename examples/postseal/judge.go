@@ -269,7 +269,7 @@ func judgeSTS(p mtasts.Policy, hosts []posture.Host) []finding {
 		}
 	}
 	if p.MaxAge < 24*time.Hour && p.Mode != "none" {
-		out = append(out, warn("mta-sts", "max_age %s is short: an attacker need not wait for long (RFC 8461 section 3.2 asks for weeks)", p.MaxAge))
+		out = append(out, warn("mta-sts", "max_age %s is short: an attacker need not wait for long (RFC 8461 section 3.2 asks for weeks)", age(p.MaxAge)))
 	}
 	switch p.Mode {
 	case "enforce":

@@ -225,7 +225,7 @@ func lookSTS(ctx context.Context, n *network, domain string) *stsLook {
 		return l
 	}
 	l.Record, l.ID = rec.String(), rec.ID
-	raw, err := n.fetch(ctx, domain)
+	raw, err := n.policies.Fetch(ctx, domain)
 	if err != nil {
 		// RFC 8461 section 3.3: a sender that has no policy cached acts as if there were none.
 		l.Why = "the record promises a policy that can't be had: " + err.Error()

@@ -77,7 +77,8 @@ type network struct {
 	f     *netFlags
 	roots *x509.CertPool
 	dns   *smtp.DNSClient // nil: the system's resolver
-	fetch func(ctx context.Context, domain string) ([]byte, error)
+	// policies fetches those of MTA-STS.
+	policies mtasts.Fetcher
 }
 
 func (f *netFlags) open() (*network, error) {
@@ -98,7 +99,7 @@ func (f *netFlags) open() (*network, error) {
 	if err != nil {
 		return nil, err
 	}
-	n.fetch = c.Fetch
+	n.policies = c
 	return n, nil
 }
 
@@ -136,12 +137,14 @@ func (n *network) LookupTXT(ctx context.Context, name string) ([]string, error) 
 }
 
 // options are those of a Transport that asks the same DNS. Who names the DNS server says himself where hosts are.
-func (n *network) options() *smtp.Options {
+func (n *network) options() (*smtp.Options, error) {
 	o := &smtp.Options{Port: uint16(n.f.port), RootCAs: n.roots}
 	if n.dns != nil {
 		o.Resolver, o.AllowPrivate = n.dns, true
 	}
-	return o
+	var err error
+	o.STS, err = mtasts.New(mtasts.NewMemory(nil), &mtasts.Options{Resolver: n, Fetcher: n.policies})
+	return o, err
 }
 
 // tlsa gives a host's records; secure says that DNSSEC proved them.

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,7 +68,11 @@ func probe(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, p.n.close()) }()
-	t, err := smtp.New(p.n.options())
+	o, err := p.n.options()
+	if err != nil {
+		return err
+	}
+	t, err := smtp.New(o)
 	if err != nil {
 		return err
 	}
@@ -282,10 +287,17 @@ func text(l *looked, now time.Time) string {
 	for _, r := range l.Reasons {
 		fmt.Fprintf(&b, "  . %s: %s\n", r.Rule, r.Text)
 	}
-	for _, f := range l.Own {
+	for _, f := range worstFirst(l.Own) {
 		fmt.Fprintf(&b, "  %-7s %s: %s\n", strings.ToUpper(f.Verdict), f.Check, f.Text)
 	}
 	return b.String()
+}
+
+func worstFirst(fs []finding) []finding {
+	order := []string{"fail", "warn", "unknown", "ok"}
+	fs = slices.Clone(fs)
+	slices.SortStableFunc(fs, func(a, b finding) int { return slices.Index(order, a.Verdict) - slices.Index(order, b.Verdict) })
+	return fs
 }
 
 func headline(s *posture.Snapshot) string {
@@ -304,7 +316,15 @@ func stsText(s *posture.STS) string {
 	if s.Mode == "" {
 		return s.State
 	}
-	return fmt.Sprintf("%s, id %s, max_age %s, mx %s (%s)", s.Mode, s.ID, time.Duration(s.MaxAge)*time.Second, strings.Join(s.MX, " "), s.State)
+	return fmt.Sprintf("%s, id %s, max_age %s, mx %s (%s)", s.Mode, s.ID, age(time.Duration(s.MaxAge)*time.Second), strings.Join(s.MX, " "), s.State)
+}
+
+// age is d in days where it is whole ones.
+func age(d time.Duration) string {
+	if whole := 24 * time.Hour; d >= whole && d%whole == 0 {
+		return fmt.Sprintf("%dd", d/whole)
+	}
+	return d.String()
 }
 
 func hostText(b *strings.Builder, h *posture.Host, now time.Time) {

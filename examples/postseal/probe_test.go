@@ -116,6 +116,17 @@ func TestProbeOwnDomain(t *testing.T) {
 	require.Empty(t, l.peer.Attempts(), "no mail is sent")
 }
 
+func TestProbeProvesTheNameByMTASTS(t *testing.T) {
+	l := newLab(t, nil, servePolicy(policyText))
+	code, out, errOut := l.call(t, "probe", "x.test") // nothing is signed without -trust-ad
+	require.Zero(t, code, errOut)
+	require.Contains(t, out, "x.test: verified (mta-sts), TLS 1.3")
+	require.Contains(t, out, "MTA-STS     enforce, id a1, max_age 14d, mx mx.x.test (live)")
+	l = newLab(t, nil, servePolicy(strings.ReplaceAll(policyText, "mx.x.test", "other.test")))
+	_, out, _ = l.call(t, "probe", "x.test")
+	require.NotContains(t, out, "verified")
+}
+
 func TestProbeJSON(t *testing.T) {
 	l := newLab(t, nil, servePolicy(policyText))
 	code, out, errOut := l.call(t, "probe", "-json", "X.Test.", "nothing.test")
@@ -335,11 +346,16 @@ func TestPathsOfTrust(t *testing.T) {
 		n, err := f.open()
 		require.NoError(t, err)
 		require.NotNil(t, n.dns)
-		require.True(t, n.options().AllowPrivate)
+		o, err := n.options()
+		require.NoError(t, err)
+		require.True(t, o.AllowPrivate)
 		require.NoError(t, n.close())
 	}
 	n, err := (&netFlags{}).open()
 	require.NoError(t, err)
-	require.Nil(t, n.options().Resolver)
+	o, err := n.options()
+	require.NoError(t, err)
+	require.Nil(t, o.Resolver)
+	require.False(t, o.AllowPrivate)
 	require.NoError(t, n.close())
 }

@@ -80,7 +80,7 @@ func (r *domainRow) standing() (*standing, error) {
 		return st, nil
 	}
 	if err := json.Unmarshal([]byte(r.state), st); err != nil {
-		return nil, errors.New("posture: a stored state is damaged")
+		return nil, errDamaged
 	}
 	return st, nil
 }
@@ -191,7 +191,7 @@ func scanEntry(row interface{ Scan(...any) error }) (*Entry, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal([]byte(found), e.Found); err != nil {
-		return nil, errors.New("posture: a stored look is damaged")
+		return nil, errDamaged
 	}
 	e.First, e.Last = fromMicros(first), fromMicros(last)
 	return e, nil

@@ -39,7 +39,7 @@
 // up over a week. To raise it at once he must forge what the evidence is anchored in: a signed zone, or a certificate for
 // mta-sts.DOMAIN. If he does, the true host may lack what he showed: for up to 30 days behind his last delivery mail to that
 // domain goes by the next Choice of its Decision, sealed or to the portal, an alert says so at the next look, and an override
-// ends it. The memory of one tenant never binds another.
+// ends it. The memory of one tenant never binds another. A pin that the operator takes away is remembered as well: override it.
 //
 // # What is stored
 //
@@ -48,5 +48,7 @@
 //
 // # What it does not do
 //
-// It speaks no SMTP: it is given a transport.Observer, such as transport/smtp. It refuses no mail: the Transport does.
+// It speaks no SMTP: it is given a transport.Observer, such as transport/smtp. It refuses no mail: the Transport does. It
+// believes the clock: one that is set far ahead lets ratchets lapse while it is wrong, and history be removed; evidence of a
+// time to come counts as of now.
 package posture

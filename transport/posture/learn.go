@@ -86,6 +86,11 @@ func (m *Monitor) learn(ctx context.Context, tx *sql.Tx, k key, evs []evidence) 
 		return err
 	}
 	l, o, err := scanRatchet(m.row(ctx, tx, readRatchet, k.tenant, k.domain))
+	if errors.Is(err, errDamaged) {
+		// Least says so for this domain until an override mends it; the others' evidence must not wait for that.
+		m.o.Logger.Error("posture: a stored ratchet is damaged", "domain", k.domain)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -113,6 +118,8 @@ func (m *Monitor) learn(ctx context.Context, tx *sql.Tx, k key, evs []evidence) 
 
 const readRatchet = "SELECT learned, override, reason, actor, set_at, until FROM posture_ratchet WHERE tenant=? AND domain=?"
 
+var errDamaged = errors.New("posture: what is stored of a domain is damaged")
+
 // scanRatchet reads a row of posture_ratchet; none is nothing learned.
 func scanRatchet(row interface{ Scan(...any) error }) (*learned, *Override, error) {
 	var (
@@ -130,14 +137,14 @@ func scanRatchet(row interface{ Scan(...any) error }) (*learned, *Override, erro
 	}
 	if text != "" {
 		if err := json.Unmarshal([]byte(text), l); err != nil {
-			return nil, nil, errors.New("posture: a stored ratchet is damaged")
+			return nil, nil, errDamaged
 		}
 	}
 	if channel < 0 {
 		return l, nil, nil
 	}
 	if channel > int(securemail.ChannelAny) {
-		return nil, nil, errors.New("posture: a stored override is damaged")
+		return nil, nil, errDamaged
 	}
 	return l, &Override{Channel: securemail.Channel(channel), Reason: reason, By: actor, At: fromMicros(at), Until: fromMicros(until)}, nil
 }

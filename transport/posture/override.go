@@ -33,7 +33,7 @@ type Override struct {
 }
 
 // SetOverride binds o.Tenant and o.Domain to o.Channel, above or below what was learned, in place of an override that is
-// there. The event "posture.override-set" is recorded in the same transaction, with domain, level, end and reason. It asks for "write.posture".
+// there, and mends a stored row that is damaged. The event "posture.override-set" is recorded in the same transaction, with domain, level, end and reason. It asks for "write.posture".
 func (m *Monitor) SetOverride(ctx context.Context, o Override) error {
 	k, err := keyOf(o.Tenant, o.Domain)
 	now := m.now()
@@ -91,6 +91,10 @@ func (m *Monitor) override(ctx context.Context, k key, kind string, detail map[s
 			return err
 		}
 		_, had, err := scanRatchet(m.row(ctx, tx, readRatchet, k.tenant, k.domain))
+		if errors.Is(err, errDamaged) {
+			had = new(Override) // what was learned is lost, and the override stands in its place
+			_, err = m.exec(ctx, tx, "UPDATE posture_ratchet SET learned='' WHERE tenant=? AND domain=?", k.tenant, k.domain)
+		}
 		if err != nil {
 			return err
 		}

@@ -305,7 +305,7 @@ func TestDamagedRows(t *testing.T) {
 	r.far.set(good("a.example"))
 	r.check("a.example")
 	r.deliver("clinic", "a.example", wire(securemail.ProofDANE))
-	for _, q := range []string{"UPDATE posture_ratchet SET learned='{'", "UPDATE posture_ratchet SET learned='', override=9"} {
+	for _, q := range []string{"UPDATE posture_ratchet SET learned='{' WHERE domain='a.example'", "UPDATE posture_ratchet SET learned='', override=9 WHERE domain='a.example'"} {
 		_, err := r.db.Exec(q)
 		require.NoError(t, err)
 		r.pass(time.Minute)
@@ -315,11 +315,15 @@ func TestDamagedRows(t *testing.T) {
 		require.ErrorContains(t, err, "damaged")
 		_, err = r.Check(ctx, "clinic", "a.example")
 		require.ErrorContains(t, err, "damaged")
-		require.ErrorContains(t, r.Emit(ctx, delivered(t, "p", "clinic", "x@a.example", r.clock(), wire(securemail.ProofDANE))), "damaged")
+		require.NoError(t, r.EmitAll(ctx, delivered(t, "p", "clinic", "x@a.example", r.clock(), wire(securemail.ProofDANE)),
+			delivered(t, "q", "clinic", "x@b.example", r.clock(), wire(securemail.ProofDANE))), "the others don't wait")
+		require.Equal(t, securemail.ChannelVerified, r.least("clinic", "b.example"))
+		_, err = r.Least(ctx, "clinic", "a.example")
+		require.ErrorContains(t, err, "damaged", "evidence does not mend it unseen")
+		require.NoError(t, r.SetOverride(ctx, posture.Override{Tenant: "clinic", Domain: "a.example", Channel: securemail.ChannelNamed, Reason: "disk"}))
+		require.Equal(t, securemail.ChannelNamed, r.least("clinic", "a.example"))
 	}
-	_, err := r.db.Exec("DELETE FROM posture_ratchet")
-	require.NoError(t, err)
-	_, err = r.db.Exec("UPDATE posture_check SET found='{'")
+	_, err := r.db.Exec("UPDATE posture_check SET found='{'")
 	require.NoError(t, err)
 	_, err = r.History(ctx, "clinic", "a.example", 1)
 	require.ErrorContains(t, err, "damaged")

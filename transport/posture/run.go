@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -126,15 +127,19 @@ func scanKeys(rows *sql.Rows) ([]key, error) {
 	return ks, rows.Err()
 }
 
-// giveBack ends leases of domains that were not looked at, although ctx has ended, so that another process need not wait.
+// giveBack ends leases of domains that were not looked at because ctx has ended, so that another process need not wait. A
+// look that could not be stored is made again later, so that it stands in nobody's way.
 func (m *Monitor) giveBack(ctx context.Context, ks []key) error {
+	query, args := "UPDATE posture_domain SET lease_owner='', lease_until=0", []any{}
+	if ctx.Err() == nil {
+		query, args = query+", due=?", []any{micros(m.now().Add(m.next(true)))}
+	}
+	query += " WHERE tenant=? AND domain=? AND lease_owner=?"
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return m.d.Tx(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, k := range ks {
-			_, err := m.exec(ctx, tx, "UPDATE posture_domain SET lease_owner='', lease_until=0 WHERE tenant=? AND domain=? AND lease_owner=?",
-				k.tenant, k.domain, m.me)
-			if err != nil {
+			if _, err := m.exec(ctx, tx, query, append(slices.Clone(args), k.tenant, k.domain, m.me)...); err != nil {
 				return err
 			}
 		}

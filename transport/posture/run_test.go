@@ -144,6 +144,20 @@ func TestLeasesComeBack(t *testing.T) {
 	})
 }
 
+// A domain that can't be stored stands in nobody's way.
+func TestDamagedDomainIsPutOff(t *testing.T) {
+	r := newRig(t, lite, posture.Options{PerPass: 1})
+	for _, d := range []string{"a.example", "b.example"} {
+		require.NoError(t, r.Watch(r.admin("clinic"), "clinic", d))
+	}
+	_, err := r.db.Exec("UPDATE posture_domain SET state='{' WHERE domain='a.example'")
+	require.NoError(t, err)
+	_, err = r.Refresh(t.Context())
+	require.ErrorContains(t, err, "damaged")
+	require.Equal(t, 1, r.refresh())
+	require.Equal(t, []string{"clinic/a.example", "clinic/b.example"}, r.far.seen())
+}
+
 func TestRunUntilItEnds(t *testing.T) {
 	r := newRig(t, lite, posture.Options{})
 	require.NoError(t, r.Watch(r.admin("clinic"), "clinic", "a.example"))
