@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport"
 )
 
 // Entry is one entry of a domain's history: what Checks looks from First to Last found alike.
@@ -33,9 +34,15 @@ func (m *Monitor) Check(ctx context.Context, tenant, domain string) (*Entry, err
 	return m.visit(ctx, k)
 }
 
+var errNoObserver = errors.New("posture: no observer yet")
+
 // visit looks and stores.
 func (m *Monitor) visit(ctx context.Context, k key) (*Entry, error) {
-	s := m.observe(ctx, k)
+	o := m.look.Load().observer
+	if o == nil {
+		return nil, errNoObserver
+	}
+	s := m.observe(ctx, o, k)
 	if err := ctx.Err(); err != nil {
 		return nil, err // nothing is known of the domain by that
 	}
@@ -43,12 +50,12 @@ func (m *Monitor) visit(ctx context.Context, k key) (*Entry, error) {
 }
 
 // observe looks, within Timeout. Whatever goes wrong is "not known".
-func (m *Monitor) observe(ctx context.Context, k key) *Snapshot {
+func (m *Monitor) observe(ctx context.Context, by transport.Observer, k key) *Snapshot {
 	bounded, cancel := context.WithTimeout(ctx, m.o.Timeout)
 	defer cancel()
 	s := &Snapshot{Level: LevelUnknown, STS: STS{State: "unknown"}}
 	rpt := LookupTLSRPT(bounded, m.o.Resolver, k.domain)
-	o, err := m.look.Observe(bounded, k.tenant, k.domain)
+	o, err := by.Observe(bounded, k.tenant, k.domain)
 	if err == nil && o != nil {
 		s = NewSnapshot(o, rpt)
 	} else {

@@ -284,9 +284,20 @@ func TestOptions(t *testing.T) {
 	require.ErrorContains(t, err, "bound")
 	_, err = posture.New(ctx, db, newFar(), &posture.Options{Interval: time.Hour, Jitter: 2 * time.Hour})
 	require.ErrorContains(t, err, "Jitter")
-	m, err := posture.New(ctx, db, newFar(), nil)
+	m, err := posture.New(ctx, db, nil, nil)
 	require.NoError(t, err)
-	require.NotNil(t, m)
+	_, err = m.Check(as(t, "clinic"), "clinic", "a.example")
+	require.ErrorContains(t, err, "no observer")
+	_, err = m.Refresh(ctx)
+	require.ErrorContains(t, err, "no observer")
+	require.False(t, m.CanForward(ctx, "clinic", address(t, "anna@a.example"), securemail.ChannelNamed).OK)
+	f := newFar()
+	f.route = good("a.example").Route
+	f.route.Until = time.Time{}
+	m.Use(f)
+	_, err = m.Check(as(t, "clinic"), "clinic", "a.example")
+	require.NoError(t, err)
+	require.True(t, m.CanForward(ctx, "clinic", address(t, "anna@a.example"), securemail.ChannelNamed).OK)
 }
 
 // Nothing that can be a person's name is kept, whatever a far end or an observer says.

@@ -43,10 +43,11 @@ func (m *Monitor) CanForward(ctx context.Context, tenant string, a securemail.Ad
 		out.Floor = least
 		no("ratchet", "deliveries have proved "+string(LevelOf(least))+", or it was set so")
 	}
-	if m.o.Prober == nil {
+	prober := m.look.Load().prober
+	if prober == nil {
 		return no("route-unknown", "no prober is configured")
 	}
-	r, err := m.o.Prober.Probe(ctx, tenant, domain)
+	r, err := prober.Probe(ctx, tenant, domain)
 	if err != nil {
 		return no("route-unknown", "the route could not be probed")
 	}

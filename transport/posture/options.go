@@ -68,7 +68,7 @@ type Monitor struct {
 	o    Options
 	d    *sqldb.DB
 	raw  *sql.DB
-	look transport.Observer
+	look atomic.Pointer[far]
 	memo memory
 	seen seen
 	me   string // names this Monitor's leases
@@ -81,10 +81,17 @@ var (
 	_ securemail.Runner = (*Monitor)(nil)
 )
 
-// New makes the tables in db, SQLite or PostgreSQL, if they are not there, and a Monitor on them. It checks all options at
-// once and answers nil with every fault joined.
+// far is who looks.
+type far struct {
+	observer transport.Observer
+	prober   securemail.Prober // nil: nobody
+}
+
+// New makes the tables in db, SQLite or PostgreSQL, if they are not there, and a Monitor on them. A nil observer is given
+// later, by [Monitor.Use]; until then the Monitor is a ratchet and looks at nothing. New checks all options at once and
+// answers nil with every fault joined.
 func New(ctx context.Context, db *sql.DB, observer transport.Observer, o *Options) (*Monitor, error) {
-	m := &Monitor{raw: db, look: observer, me: newID()}
+	m := &Monitor{raw: db, me: newID()}
 	if o != nil {
 		m.o = *o
 	}
@@ -92,6 +99,7 @@ func New(ctx context.Context, db *sql.DB, observer transport.Observer, o *Option
 		return nil, err
 	}
 	m.defaults()
+	m.Use(observer)
 	var err error
 	if m.d, err = sqldb.Of(ctx, db); err != nil {
 		return nil, fmt.Errorf("posture: %w", err)
@@ -104,8 +112,8 @@ func New(ctx context.Context, db *sql.DB, observer transport.Observer, o *Option
 
 func (m *Monitor) check() error {
 	var errs []error
-	if m.raw == nil || m.look == nil {
-		errs = append(errs, errors.New("posture: a database and an observer are required"))
+	if m.raw == nil {
+		errs = append(errs, errors.New("posture: a database is required"))
 	}
 	o := &m.o
 	for _, d := range []time.Duration{o.AutoKeep, o.Interval, o.Jitter, o.Timeout, o.CertWarning, o.Retention} {
@@ -153,9 +161,20 @@ func (m *Monitor) defaults() {
 	if o.Authorizer == nil {
 		o.Authorizer = securemail.AuthorizerFunc(builtIn)
 	}
-	if p, ok := m.look.(securemail.Prober); ok && o.Prober == nil {
-		o.Prober = p
+}
+
+// Use makes o the Observer, and where Options has no Prober and o is one, that too. It is for a Transport that asks the
+// Monitor for its ratchet and so is made after it:
+//
+//	m, err := posture.New(ctx, db, nil, nil)
+//	t, err := smtp.New(&smtp.Options{Ratchet: m})
+//	m.Use(t)
+func (m *Monitor) Use(o transport.Observer) {
+	f := &far{o, m.o.Prober}
+	if p, ok := o.(securemail.Prober); ok && f.prober == nil {
+		f.prober = p
 	}
+	m.look.Store(f)
 }
 
 // builtIn is the Authorizer where Options has none.

@@ -38,6 +38,9 @@ func (m *Monitor) Run(ctx context.Context) error {
 // Refresh makes one pass: it looks at up to PerPass domains that are due, removes what is older than Retention and AutoKeep
 // say, and tells how many looks it stored. It is for timers, commands and tests.
 func (m *Monitor) Refresh(ctx context.Context) (int, error) {
+	if m.look.Load().observer == nil {
+		return 0, errNoObserver
+	}
 	ks, err := m.claim(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("posture: claim: %w", err)
