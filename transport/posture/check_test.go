@@ -292,6 +292,7 @@ func TestOptions(t *testing.T) {
 	require.ErrorContains(t, err, "no observer")
 	require.False(t, m.CanForward(ctx, "clinic", address(t, "anna@a.example"), securemail.ChannelNamed).OK)
 	f := newFar()
+	f.set(good("a.example"))
 	f.route = good("a.example").Route
 	f.route.Until = time.Time{}
 	m.Use(f)

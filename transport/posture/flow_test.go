@@ -16,7 +16,7 @@ import (
 )
 
 // The whole road: a delivery whose name DANE proved raises the ratchet; then somebody forges DNS. Mail with a floor goes
-// nowhere, before and after a restart; sealed mail still goes; and the next look tells.
+// nowhere, after a restart too; the next look tells; an override ends it.
 func TestForgedDNSMeetsTheRatchet(t *testing.T) {
 	ca := smtppeer.NewCA()
 	cert := ca.Cert("mx.a.example")
@@ -72,9 +72,8 @@ func TestForgedDNSMeetsTheRatchet(t *testing.T) {
 	require.ErrorIs(t, err, securemail.ErrChannel, "PKIX would do for the floor, and not for the ratchet")
 	require.Len(t, host.Messages(), 1)
 	require.False(t, r.CanForward(t.Context(), "clinic", address(t, "anna@a.example"), securemail.ChannelNamed).OK)
-	require.NoError(t, deliver(tr, securemail.ChannelAny), "poisoning costs a portal visit and not the mail")
 	require.Equal(t, posture.LevelNamed, r.check("a.example").Found.Level)
-	require.Equal(t, "downgrade policy-changed", sortedWords(r.out.kinds()))
+	require.Equal(t, "downgrade", r.out.kinds())
 
 	require.NoError(t, r.SetOverride(r.admin("clinic"), posture.Override{Tenant: "clinic", Domain: "a.example", Channel: securemail.ChannelNamed, Reason: "they gave DNSSEC up"}))
 	require.NoError(t, deliver(tr, securemail.ChannelNamed))
