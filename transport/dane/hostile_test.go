@@ -1,11 +1,10 @@
 package dane_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"testing"
 	"time"
@@ -49,7 +48,7 @@ func TestGiantKeys(t *testing.T) {
 			require.Error(t, err)
 		}
 	}
-	require.Less(t, time.Since(begin), 2*time.Second)
+	require.Less(t, time.Since(begin), 5*time.Second)
 	_, err = policy(record(forged, 3, 1, 1)).Verify([]*x509.Certificate{forged, big.Certificate}, clock())
 	require.NoError(t, err, "the host's own key is not an issuer's")
 }
@@ -65,25 +64,26 @@ func forge(t testing.TB, s spec, k *rsa.PrivateKey) *x509.Certificate {
 	return c
 }
 
-// Keys in 64 records over a chain of endless certificates: a bounded number of signatures is checked.
+// Keys in 64 records over a chain of endless certificates: a bounded number of signatures is checked, so that the last key,
+// which did sign one of them, is not reached.
 func TestManyKeys(t *testing.T) {
+	f := newFamily(dates{}, []string{"mx.test"})
+	right := record(f.root.Certificate, 2, 1, 0)
 	var rs []dane.Record
-	for range 100 {
-		k, err := ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-		require.NoError(t, err)
-		spki, err := x509.MarshalPKIXPublicKey(k.Public())
+	for i := range 63 {
+		spki, err := x509.MarshalPKIXPublicKey(key(fmt.Sprint("key", i)).Public())
 		require.NoError(t, err)
 		rs = append(rs, dane.Record{Usage: 2, Selector: 1, Match: 0, Data: spki})
 	}
-	f := newFamily(dates{}, []string{"mx.test"})
+	rs = append(rs, right)
 	var chain []*x509.Certificate
 	for range 5000 {
 		chain = append(chain, f.leaf.Certificate, f.inter.Certificate)
 	}
-	begin := time.Now()
 	_, err := policy(rs...).Verify(chain, clock())
 	require.ErrorContains(t, err, "no TLSA record matches")
-	require.Less(t, time.Since(begin), 2*time.Second)
+	_, err = policy(rs[40:]...).Verify(chain[:2], clock())
+	require.NoError(t, err, "what is usual is no bound")
 	// What is behind the bound is not seen.
 	_, err = policy(record(f.root.Certificate, 2, 0, 1)).Verify(append(chain, f.root.Certificate), clock())
 	require.ErrorContains(t, err, "no TLSA record matches")
