@@ -12,14 +12,16 @@ import (
 
 // DKIMOptions are the options of [DKIM]; nil is the zero value.
 type DKIMOptions struct {
-	// Choose says whose keys sign a parcel: those of its tenant or stream (a label, the purpose), and for which domain. A nil Signer is the one that DKIM was given,
-	// "" the domain of the author. An error stops the attempt, which is made again. Nil: always these two.
+	// Choose says whose keys sign a parcel: those of its tenant or stream (a label, the purpose), and for which domain. A
+	// nil Signer is the one that DKIM was given, "" the domain of the author. An error stops the attempt, which is made
+	// again. Nil: always these two.
 	Choose func(ctx context.Context, s *securemail.Slip) (*dkim.Signer, string, error)
-	// Unsigned lets mail leave without a signature where there is no key for the domain, and is told of each: why is [dkim.ErrNoKey].
+	// Unsigned lets mail leave without a signature where there is no key for the domain, and is told of each: why is
+	// [dkim.ErrNoKey].
 	//
-	// Nil: Sign fails instead, the attempt is made again, and the mail waits for the key. That is the safer default: many receivers refuse mail
-	// that is not signed for good, and a refusal comes back too late for who forgot a key. It is no question of confidentiality, so a
-	// host that would rather deliver may.
+	// Nil: Sign fails instead, the attempt is made again, and the mail waits for the key. That is the safer default: many
+	// receivers refuse mail that is not signed for good, and a refusal comes back too late for who forgot a key. It is no
+	// question of confidentiality, so a host that would rather deliver may.
 	Unsigned func(ctx context.Context, s *securemail.Slip, why error)
 }
 
@@ -31,7 +33,8 @@ type DKIMSigner struct {
 
 var _ securemail.Signer = (*DKIMSigner)(nil)
 
-// DKIM makes the securemail.Signer that signs with DKIM (RFC 6376): every valid key of the author's domain signs. Signer may be nil where Choose always gives one.
+// DKIM makes the securemail.Signer that signs with DKIM (RFC 6376): every valid key of the author's domain signs. Signer
+// may be nil where Choose always gives one.
 func DKIM(signer *dkim.Signer, o *DKIMOptions) (*DKIMSigner, error) {
 	d := &DKIMSigner{signer: signer}
 	if o != nil {

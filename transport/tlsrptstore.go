@@ -27,7 +27,8 @@ CREATE INDEX transport_tlsrpt_next ON transport_tlsrpt (next);
 `}
 
 // TLSRPT keeps the accounts of transport/tlsrpt in the host's database, so that counts and the state of reports survive a
-// restart and are shared by all processes. What it holds is names of domains and hosts, and where they want their reports; nothing of a message or a person, so it is not sealed.
+// restart and are shared by all processes. What it holds is names of domains and hosts, and where they want their
+// reports; nothing of a message or a person, so it is not sealed.
 type TLSRPT struct{ db *sqldb.DB }
 
 var _ tlsrpt.Store = (*TLSRPT)(nil)
@@ -90,8 +91,8 @@ func (s *TLSRPT) update(ctx context.Context, tx *sql.Tx, k tlsrpt.Key, fn func(*
 	return nil
 }
 
-// lock reads a row so that nobody else changes it before tx ends. A row that is not there is made first, empty, since what is
-// not there can't be locked.
+// lock reads a row so that nobody else changes it before tx ends. A row that is not there is made first, empty, since
+// what is not there can't be locked.
 func (s *TLSRPT) lock(ctx context.Context, tx *sql.Tx, k tlsrpt.Key) (text []byte, err error) {
 	_, err = tx.ExecContext(ctx, s.db.Rebind(`INSERT INTO transport_tlsrpt (day, domain, next, account) VALUES (?, ?, 0, ?)
 		ON CONFLICT (day, domain) DO NOTHING`), string(k.Day), k.Domain, []byte{})

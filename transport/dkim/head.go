@@ -43,12 +43,12 @@ func readHead(br *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// always are the fields that are signed once more often than they are there, even if they are not: a reader sees them, and must not see
-// one that somebody added.
+// always are the fields that are signed once more often than they are there, even if they are not: a reader sees them,
+// and must not see one that somebody added.
 var always = []string{"From", "Reply-To", "Subject", "To", "Cc"}
 
-// present are the fields that are signed, once more often than they are there, if they are there (RFC 6376 section 5.4.1; RFC 8058
-// section 4; RFC 8460 section 5.3). What relays add or change on the way is not among them.
+// present are the fields that are signed, once more often than they are there, if they are there (RFC 6376 section 5.4.1;
+// RFC 8058 section 4; RFC 8460 section 5.3). What relays add or change on the way is not among them.
 var present = []string{
 	"Date", "Message-ID", "Sender", "In-Reply-To", "References", "MIME-Version", "Content-Type", "Content-Transfer-Encoding",
 	"List-Unsubscribe", "List-Unsubscribe-Post", "List-Id", "Content-Disposition", "Content-ID", "Content-Description", "Content-Language",

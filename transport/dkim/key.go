@@ -9,6 +9,8 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -32,14 +34,22 @@ const maxRSA = 4096
 type Key struct {
 	// Domain is the tag d=, in A-labels; Selector the tag s=.
 	Domain, Selector string
-	// Private holds an RSA key of 2,048 to 4,096 bits or an Ed25519 key. It may be hardware or a service; it is called from many goroutines.
+	// Private holds an RSA key of 2,048 to 4,096 bits or an Ed25519 key. It may be hardware or a service; it is called
+	// from many goroutines.
 	Private crypto.Signer
-	// NotBefore is the first moment at which the key signs, NotAfter the first at which it does no more. Zero: without bound.
+	// NotBefore is the first moment at which the key signs, NotAfter the first at which it does no more. Zero: without
+	// bound.
 	NotBefore, NotAfter time.Time
-	// Subdomains lets the key sign for authors in subdomains of Domain that have no key of their own. DMARC takes that as aligned unless the
-	// domain's policy is strict (RFC 7489 section 3.1.1).
+	// Subdomains lets the key sign for authors in subdomains of Domain that have no key of their own. DMARC takes that as
+	// aligned unless the domain's policy is strict (RFC 7489 section 3.1.1).
 	Subdomains bool
 }
+
+// Format implements [fmt.Formatter]; it shows where the record is, never the private key.
+func (k Key) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.RecordName()) }
+
+// LogValue implements [slog.LogValuer]; see Format.
+func (k Key) LogValue() slog.Value { return slog.StringValue(k.RecordName()) }
 
 // Algorithm is that of the private key, "" for one that can't sign DKIM.
 func (k Key) Algorithm() Algorithm {

@@ -24,8 +24,8 @@ type Resolver interface {
 type Record struct {
 	// Public is an *rsa.PublicKey or an ed25519.PublicKey; nil: the key is revoked.
 	Public crypto.PublicKey
-	// Services are the service types; none: all. The reports of transport/tlsrpt ask for "tlsrpt" (RFC 8460 section 5.3), mail for "email";
-	// a key for both leaves it empty.
+	// Services are the service types; none: all. The reports of transport/tlsrpt ask for "tlsrpt" (RFC 8460 section 5.3),
+	// mail for "email"; a key for both leaves it empty.
 	Services []string
 	// Testing is the flag y: verifiers treat the mail as if it were not signed. Strict is the flag s: no i= in a subdomain.
 	Testing, Strict bool
@@ -70,8 +70,8 @@ func (r Record) String() string {
 	return strings.Join(append(tags, "p="+p), "; ")
 }
 
-// Zone is a line for a zone file: a TXT record of a name, its text cut into strings of at most 255 octets (RFC 1035 section 3.3).
-// Name and text are such as [Key.RecordName] and [Record.String] give.
+// Zone is a line for a zone file: a TXT record of a name, its text cut into strings of at most 255 octets (RFC 1035
+// section 3.3). Name and text are such as [Key.RecordName] and [Record.String] give.
 func Zone(name, text string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s. IN TXT (", strings.TrimSuffix(name, "."))
@@ -118,8 +118,8 @@ func (e *RecordError) Error() string {
 
 const maxRecord = 8 << 10
 
-// ParseRecord reads the TXT records at a key's name, each with its strings joined. An error is a *[RecordError]. Unknown tags are skipped (RFC 6376
-// section 3.2). A revoked key is no error here.
+// ParseRecord reads the TXT records at a key's name, each with its strings joined. An error is a *[RecordError]. Unknown
+// tags are skipped (RFC 6376 section 3.2). A revoked key is no error here.
 func ParseRecord(txts []string) (Record, error) {
 	if len(txts) != 1 {
 		if len(txts) == 0 {
@@ -212,8 +212,8 @@ func publicKey(k, p string) (crypto.PublicKey, error) {
 	return nil, &RecordError{Rule: RulePublicKey}
 }
 
-// CheckPublished says whether DNS has the record that receivers need to verify what k signs; call it before a key's NotBefore. A *[RecordError]
-// says what is wrong; any other error means that it is not known now.
+// CheckPublished says whether DNS has the record that receivers need to verify what k signs; call it before a key's
+// NotBefore. A *[RecordError] says what is wrong; any other error means that it is not known now.
 func CheckPublished(ctx context.Context, r Resolver, k Key) error {
 	name := k.RecordName()
 	txts, err := r.LookupTXT(ctx, name)

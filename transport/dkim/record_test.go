@@ -1,11 +1,14 @@
 package dkim_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/pem"
+	"fmt"
+	"log/slog"
 	"regexp"
 	"strings"
 	"testing"
@@ -136,4 +139,15 @@ func TestPEM(t *testing.T) {
 	require.Error(t, err)
 	_, err = dkim.MarshalPEM(nil)
 	require.Error(t, err)
+}
+
+func TestKeyIsNotPrinted(t *testing.T) {
+	for _, k := range pair(t) {
+		var b bytes.Buffer
+		slog.New(slog.NewTextHandler(&b, nil)).Info("x", "key", k)
+		require.Contains(t, b.String(), "key="+k.RecordName())
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+			require.Equal(t, k.RecordName(), fmt.Sprintf(verb, k))
+		}
+	}
 }

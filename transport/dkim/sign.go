@@ -18,14 +18,15 @@ var ErrNoKey = errors.New("dkim: no key for the domain at this time")
 
 // Options are what a [Signer] can be told. Nil is the zero value.
 type Options struct {
-	// Expiry is how long a signature holds (the tag x=), at least a day, so that mail that waits in a queue outlives it. Zero: for ever.
+	// Expiry is how long a signature holds (the tag x=), at least a day, so that mail that waits in a queue outlives it.
+	// Zero: for ever.
 	Expiry time.Duration
 	// Now says which keys are valid; nil: time.Now. The time in a signature (t=) is the system's.
 	Now func() time.Time
 }
 
-// Signer signs for all domains that it has keys for. It is safe for concurrent use and never changes: a program that gets new keys makes
-// a new one.
+// Signer signs for all domains that it has keys for. It is safe for concurrent use and never changes: a program that gets
+// new keys makes a new one.
 type Signer struct {
 	o    Options
 	keys map[string][]Key // by domain in lower case
@@ -63,8 +64,8 @@ func New(keys []Key, o *Options) (*Signer, error) {
 	return s, nil
 }
 
-// Keys are those that sign for an author in domain at time t: the domain's own, else those of the nearest domain above that sign for
-// subdomains.
+// Keys are those that sign for an author in domain at time t: the domain's own, else those of the nearest domain above
+// that sign for subdomains.
 func (s *Signer) Keys(domain string, t time.Time) []Key {
 	d := strings.ToLower(strings.TrimSuffix(domain, "."))
 	for at, own := d, true; at != ""; own = false {
@@ -82,10 +83,12 @@ func (s *Signer) Keys(domain string, t time.Time) []Key {
 	return nil
 }
 
-// Sign reads the message from r to its end and gives the DKIM-Signature fields to put before it, each with CRLF at its end. The message has a
-// header of at most 256 KiB with exactly one From field, an empty line, and CRLF line ends. Only the header is held in memory.
+// Sign reads the message from r to its end and gives the DKIM-Signature fields to put before it, each with CRLF at its
+// end. The message has a header of at most 256 KiB with exactly one From field, an empty line, and CRLF line ends. Only
+// the header is held in memory.
 //
-// Domain is the author's, in A-labels. [ErrNoKey]: no key signs for it now. Another error is of ctx, of r, of a private key, or says what is wrong with the header.
+// Domain is the author's, in A-labels. [ErrNoKey]: no key signs for it now. Another error is of ctx, of r, of a private
+// key, or says what is wrong with the header.
 func (s *Signer) Sign(ctx context.Context, domain string, r io.Reader) ([]byte, error) {
 	now := s.o.Now()
 	keys := s.Keys(domain, now)

@@ -42,8 +42,8 @@ type Verification struct {
 // maxSignatures bounds what a message can make us do.
 const maxSignatures = 10
 
-// Verify checks the first 10 signatures of a message, which it reads to its end; the bounds are those of [Signer.Sign], but for From. No signature is
-// no Verification. An error is of ctx, of r or of the header.
+// Verify checks the first 10 signatures of a message, which it reads to its end; the bounds are those of [Signer.Sign],
+// but for From. No signature is no Verification. An error is of ctx, of r or of the header.
 func Verify(ctx context.Context, resolver Resolver, r io.Reader) ([]Verification, error) {
 	br := bufio.NewReaderSize(r, 32<<10)
 	head, err := readHead(br)

@@ -75,7 +75,8 @@ type Failure struct {
 	Reason, Info               string
 }
 
-// Bounds of one account. Beyond maxDetails a failure is counted by its type alone, and there are few types.
+// Bounds of one account. Beyond maxDetails, of all policies together, a failure is counted by its type alone, and there are
+// few types.
 const (
 	maxPolicies = 20
 	maxDetails  = 100
@@ -108,18 +109,18 @@ func (a *Account) add(r Result) bool {
 		p.Success++
 		return true
 	}
-	p.fail(Failure{
+	a.fail(p, Failure{
 		Type: r.Failure, SendingIP: r.SendingIP, ReceivingIP: r.ReceivingIP, ReceivingMX: r.ReceivingMX,
 		ReceivingHELO: r.ReceivingHELO, Reason: r.Reason, Info: r.Info,
 	}, 1)
 	return true
 }
 
-// fail counts n failures.
-func (p *Counts) fail(f Failure, n int64) {
+// fail counts n failures under p, a policy of a.
+func (a *Account) fail(p *Counts, f Failure, n int64) {
 	p.Failures += n
 	i := p.detail(f)
-	if i < 0 && len(p.Details) >= maxDetails {
+	if i < 0 && a.details() >= maxDetails {
 		f = Failure{Type: f.Type}
 		i = p.detail(f)
 	}
@@ -128,6 +129,14 @@ func (p *Counts) fail(f Failure, n int64) {
 		i = len(p.Details) - 1
 	}
 	p.Details[i].Sessions += n
+}
+
+// details is how many there are under all policies.
+func (a *Account) details() (n int) {
+	for i := range a.Policies {
+		n += len(a.Policies[i].Details)
+	}
+	return n
 }
 
 func (p *Counts) detail(f Failure) int {
@@ -144,7 +153,7 @@ func (a *Account) merge(b *Account) (lost int64) {
 		}
 		p.Success += q.Success
 		for _, d := range q.Details {
-			p.fail(d.What, d.Sessions)
+			a.fail(p, d.What, d.Sessions)
 		}
 	}
 	return lost

@@ -102,7 +102,8 @@ func (c *Collector) Add(ctx context.Context, r Result) {
 	}
 	c.add(Key{day, r.Domain}, r)
 	if r.Type == TLSA && r.PolicyDomain != r.Domain {
-		// RFC 8460 section 1.1: for DANE the policy domain is the TLSA base domain, whose operator may want a report as well.
+		// RFC 8460 section 1.1: for DANE the policy domain is the TLSA base domain, whose operator may want a report as
+		// well.
 		c.add(Key{day, r.PolicyDomain}, r)
 	}
 }

@@ -135,6 +135,14 @@ func TestCollectorBounds(t *testing.T) {
 	require.Equal(t, tlsrpt.Detail{What: tlsrpt.Failure{Type: tlsrpt.TLSAInvalid}, Sessions: 200}, p.Details[100])
 	require.EqualValues(t, 3, c.Lost())
 
+	// Under another policy of the same domain as well.
+	for i := range 3 {
+		c.Add(t.Context(), tlsrpt.Result{Domain: "d0.example", Type: tlsrpt.STS, Failure: tlsrpt.TLSAInvalid, Reason: fmt.Sprint(i)})
+	}
+	require.NoError(t, c.Flush(t.Context()))
+	require.Equal(t, []tlsrpt.Detail{{What: tlsrpt.Failure{Type: tlsrpt.TLSAInvalid}, Sessions: 3}}, stored(t, m, "d0.example").Policies[1].Details)
+	require.EqualValues(t, 3, c.Lost())
+
 	// Policies over 20 are lost and counted, in memory as in the store.
 	for i := range 25 {
 		c.Add(t.Context(), tlsrpt.Result{Domain: "d9.example", Type: tlsrpt.STS, MXHosts: []string{fmt.Sprint(i)}})

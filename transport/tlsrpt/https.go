@@ -17,8 +17,8 @@ import (
 
 // HTTPSOptions are how reports are posted. Nil is the zero value.
 type HTTPSOptions struct {
-	// AllowPrivate lets reports go to private and loopback addresses. The zero value refuses them, since the URI is a stranger's
-	// wish and could name a service inside the operator's own network.
+	// AllowPrivate lets reports go to private and loopback addresses. The zero value refuses them, since the URI is a
+	// stranger's wish and could name a service inside the operator's own network.
 	AllowPrivate bool
 	// RootCAs nil: the system's. The certificate is always verified, though RFC 8460 section 3 would allow not to.
 	RootCAs *x509.CertPool
@@ -63,8 +63,8 @@ func (o *HTTPSOptions) client() *http.Client {
 	}
 }
 
-// special are ranges that netip does not name: shared (RFC 6598), this network, IETF protocols, documentation, benchmarks and
-// reserved (RFC 6890), and the IPv6 prefixes that carry IPv4 addresses (RFC 6052, RFC 3056, RFC 4380).
+// special are ranges that netip does not name: shared (RFC 6598), this network, IETF protocols, documentation, benchmarks
+// and reserved (RFC 6890), and the IPv6 prefixes that carry IPv4 addresses (RFC 6052, RFC 3056, RFC 4380).
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"),

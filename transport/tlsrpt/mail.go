@@ -15,12 +15,13 @@ import (
 type MailOptions struct {
 	// From is the author's address, such as "tlsrpt@example.com", in the domain that signs.
 	From string
-	// Sign gives the DKIM-Signature fields, with the CRLF behind each, that are put before message. RFC 8460 section 5.3: without a signature the
-	// report is ignored, and the tag l= is forbidden; both are checked.
+	// Sign gives the DKIM-Signature fields, with the CRLF behind each, that are put before message. RFC 8460 section 5.3:
+	// without a signature the report is ignored, and the tag l= is forbidden; both are checked.
 	Sign func(ctx context.Context, message []byte) ([]byte, error)
-	// Send delivers the mail, and answers nil when it is delivered or in a queue that will. It must deliver whatever TLS does, as the field
-	// "TLS-Required: No" asks (RFC 8460 section 5.3, RFC 8689): that TLS fails may be what the report says. Its ctx is [Quiet].
-	// After an error it is called again, up to 24 hours. Its errors are logged, so they should hold no address.
+	// Send delivers the mail, and answers nil when it is delivered or in a queue that will. It must deliver whatever TLS
+	// does, as the field "TLS-Required: No" asks (RFC 8460 section 5.3, RFC 8689): that TLS fails may be what the report
+	// says. Its ctx is [Quiet]. After an error it is called again, up to 24 hours. Its errors are logged, so they should
+	// hold no address.
 	Send func(ctx context.Context, m Mail) error
 }
 

@@ -46,9 +46,9 @@ type ReportError struct {
 // Error names the rule; it does not quote the report.
 func (e *ReportError) Error() string { return "tlsrpt: report: " + e.Rule }
 
-// ParseReport reads a report in JSON, gzipped or not (RFC 8460 section 4.4). An error is a *[ReportError]. Unknown members are
-// skipped, a policy type or result type of which RFC 8460 knows nothing is kept. It believes nothing: whoever acts on a report
-// checks first who signed the mail (RFC 8460 section 5.3).
+// ParseReport reads a report in JSON, gzipped or not (RFC 8460 section 4.4). An error is a *[ReportError]. Unknown
+// members are skipped, a policy type or result type of which RFC 8460 knows nothing is kept. It believes nothing: whoever
+// acts on a report checks first who signed the mail (RFC 8460 section 5.3).
 func ParseReport(b []byte) (*Report, error) {
 	if bytes.HasPrefix(b, []byte{0x1f, 0x8b}) {
 		z, err := gzip.NewReader(bytes.NewReader(b))
@@ -120,9 +120,9 @@ type Received struct {
 	Report            *Report
 }
 
-// ParseMail reads a mail that carries a report (RFC 8460 section 5.3): the first part of a type application/tlsrpt+gzip or
-// application/tlsrpt+json. An error is a *[ReportError], or that of r. It checks no signature: a mail without a valid DKIM signature of
-// the submitter is to be ignored, and the caller holds the octets that transport/dkim can verify.
+// ParseMail reads a mail that carries a report (RFC 8460 section 5.3): the first part of a type application/tlsrpt+gzip
+// or application/tlsrpt+json. An error is a *[ReportError], or that of r. It checks no signature: a mail without a valid
+// DKIM signature of the submitter is to be ignored, and the caller holds the octets that transport/dkim can verify.
 func ParseMail(r io.Reader) (*Received, error) {
 	limited := &io.LimitedReader{R: r, N: MaxMail + 1}
 	raw, err := io.ReadAll(limited)

@@ -117,9 +117,9 @@ const (
 )
 
 // ParseRecord reads the TXT records at "_smtp._tls." and a domain, each with its strings joined. Records that don't begin
-// with the version are others' and are skipped; if not exactly one remains there is none, which is [ErrNoRecord] (RFC 8460 section 3).
-// A broken record is a *[RecordError]. Unknown fields are skipped. Of the destinations those that can't be used are
-// skipped, as long as one is left.
+// with the version are others' and are skipped; if not exactly one remains there is none, which is [ErrNoRecord] (RFC
+// 8460 section 3). A broken record is a *[RecordError]. Unknown fields are skipped. Of the destinations those that can't
+// be used are skipped, as long as one is left.
 func ParseRecord(txts []string) (Record, error) {
 	var found []string
 	for _, t := range txts {

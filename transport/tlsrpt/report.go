@@ -148,5 +148,6 @@ func ip(a netip.Addr) string {
 
 // fileName is RFC 8460 section 5.1.
 func (a *Account) fileName(submitter string) string {
-	return fmt.Sprintf("%s!%s!%d!%d!%s.json.gz", submitter, a.Domain, a.Day.Start().Unix(), a.Day.End().Add(-time.Second).Unix(), a.ReportID)
+	begin, end := a.Day.Start().Unix(), a.Day.End().Add(-time.Second).Unix()
+	return fmt.Sprintf("%s!%s!%d!%d!%s.json.gz", submitter, a.Domain, begin, end, a.ReportID)
 }

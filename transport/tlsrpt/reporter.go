@@ -35,9 +35,9 @@ type ReporterOptions struct {
 
 // Reporter sends the reports of finished days. Several processes may each have one on the same Store.
 //
-// A domain's report is due between 5 minutes and 4 hours 5 minutes after midnight UTC, at random. Each destination of its record gets the report once; after a
-// failure it is tried again, ever less often, for 24 hours (RFC 8460 section 5.5). A process that dies between sending a report
-// and storing that it did makes a second copy, under the same report id.
+// A domain's report is due between 5 minutes and 4 hours 5 minutes after midnight UTC, at random. Each destination of its
+// record gets the report once; after a failure it is tried again, ever less often, for 24 hours (RFC 8460 section 5.5). A
+// process that dies between sending a report and storing that it did makes a second copy, under the same report id.
 type Reporter struct {
 	store    Store
 	resolver Resolver

@@ -292,7 +292,8 @@ func TestRetries(t *testing.T) {
 	require.NotContains(t, d.log.String(), "tls@")
 }
 
-// TestEachDestinationOnce: a destination that has its report is left alone while others are tried again, also after a restart.
+// TestEachDestinationOnce: a destination that has its report is left alone while others are tried again, also after a
+// restart.
 func TestEachDestinationOnce(t *testing.T) {
 	d, h := newDesk(t), &hook{handler: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }}
 	s := d.serve(t, h)
@@ -422,7 +423,8 @@ func TestDeadProcess(t *testing.T) {
 	require.Equal(t, a.Report, b.Report)
 }
 
-// TestTakenOver: a process that was too slow adds what it sent to the state of the one that took over, and changes nothing else.
+// TestTakenOver: a process that was too slow adds what it sent to the state of the one that took over, and changes
+// nothing else.
 func TestTakenOver(t *testing.T) {
 	d := newDesk(t)
 	d.count(t, "example.com")

@@ -63,7 +63,8 @@ type Result struct {
 	// Domain is the recipient's domain, in A-labels: whom the report is for.
 	Domain string
 	Type   PolicyType
-	// PolicyDomain is whose policy it is: for STS the Domain, for TLSA the TLSA base domain (RFC 7672 section 2.2.3). Empty: Domain.
+	// PolicyDomain is whose policy it is: for STS the Domain, for TLSA the TLSA base domain (RFC 7672 section 2.2.3).
+	// Empty: Domain.
 	PolicyDomain string
 	// PolicyStrings are the policy as published: TLSA records in presentation format, or the lines of the STS policy.
 	PolicyStrings []string
@@ -76,11 +77,11 @@ type Result struct {
 	SendingIP, ReceivingIP netip.Addr
 	// ReceivingMX is the host's name in the MX record, ReceivingHELO what it called itself in its greeting.
 	ReceivingMX, ReceivingHELO string
-	// Reason is a short code of ours ("failure-reason-code"), Info a text or URI of ours ("additional-information"). Neither may
-	// quote the far end.
+	// Reason is a short code of ours ("failure-reason-code"), Info a text or URI of ours ("additional-information").
+	// Neither may quote the far end.
 	Reason, Info string
 }
 
-// HeaderDomain is the header field that each report by mail has (RFC 8460 section 5.3). Sessions that carry such a message are
-// not counted.
+// HeaderDomain is the header field that each report by mail has (RFC 8460 section 5.3). Sessions that carry such a
+// message are not counted.
 const HeaderDomain = "TLS-Report-Domain"

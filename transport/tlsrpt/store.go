@@ -10,9 +10,9 @@ import (
 // Store keeps the accounts of days that are not reported yet. It is called from several goroutines and, where processes
 // share it, from several processes.
 type Store interface {
-	// Update changes the accounts of keys in one step, all or none: fn gets what is stored for each key, an Account of that Key
-	// alone where there is none, and changes it in place. An error of fn is returned as it is and changes nothing. Fn may be
-	// run again from the start. Fn and the Store keep nothing of the Account afterwards.
+	// Update changes the accounts of keys in one step, all or none: fn gets what is stored for each key, an Account of
+	// that Key alone where there is none, and changes it in place. An error of fn is returned as it is and changes
+	// nothing. Fn may be run again from the start. Fn and the Store keep nothing of the Account afterwards.
 	Update(ctx context.Context, keys []Key, fn func(*Account) error) error
 	// Due gives at most max keys of accounts whose Next is set and not after now, the longest due first.
 	Due(ctx context.Context, now time.Time, max int) ([]Key, error)
