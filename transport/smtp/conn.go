@@ -39,6 +39,8 @@ type conn struct {
 	uses int
 	// domains are those of the recipients so far, where their number is limited (RFC 9422).
 	domains []string
+	// armed is what the deadline was set to since the latest wait for a reply.
+	armed time.Duration
 	// broken: the session is out of step or over, and must not be used again.
 	broken bool
 	idle   time.Time
@@ -91,7 +93,7 @@ func (c *conn) strip() {
 // watch breaks c's I/O when ctx ends. The caller must call stop; it is false if ctx ended before.
 func (c *conn) watch(ctx context.Context) (stop func() bool) {
 	nc := c.net
-	return context.AfterFunc(ctx, func() { _ = nc.SetDeadline(past) })
+	return onEnd(ctx, func() { _ = nc.SetDeadline(past) })
 }
 
 // past is a deadline that ends I/O at once.
@@ -100,9 +102,10 @@ var past = time.Unix(1, 0)
 // arm gives the next I/O d to end. Its check of ctx comes after the deadline is set, so that attend's is never overwritten
 // unseen.
 func (c *conn) arm(ctx context.Context, d time.Duration) error {
-	if err := c.net.SetDeadline(time.Now().Add(d)); err != nil {
+	if err := c.net.SetDeadline(deadline(ctx, d)); err != nil {
 		return err
 	}
+	c.armed = d
 	return ctx.Err()
 }
 
@@ -134,10 +137,23 @@ func (c *conn) flush(ctx context.Context, d time.Duration) error {
 
 // read reads one reply; its text is valid until the next.
 func (c *conn) read(ctx context.Context, d time.Duration, each func(n int, text []byte)) (reply, error) {
-	if err := c.arm(ctx, d); err != nil {
-		return reply{}, err
+	p := replyReader{text: c.text}
+	for {
+		r, ok, err := p.next(c.br, each)
+		if ok || err != nil {
+			return r, err
+		}
+		// What was sent just now has set the same deadline.
+		if c.armed != d || p.inside() {
+			if err := c.arm(ctx, d); err != nil {
+				return reply{}, err
+			}
+		}
+		c.armed = 0
+		if err := more(c.br); err != nil {
+			return reply{}, err
+		}
 	}
-	return readReply(c.br, c.text, each)
 }
 
 // ask sends one command and reads its reply.

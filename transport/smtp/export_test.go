@@ -24,7 +24,7 @@ type Reply struct {
 // ReadReply runs the reply parser.
 func ReadReply(r io.Reader) (Reply, error) {
 	lines := 0
-	rep, err := readReply(bufio.NewReaderSize(r, maxReplyLine), nil, func(int, []byte) { lines++ })
+	rep, err := readReply(r, func(int, []byte) { lines++ })
 	return Reply{rep.code, string(rep.text), rep.enhanced(), rep.queueID(), lines}, err
 }
 
@@ -39,7 +39,7 @@ type Extensions struct {
 // ParseEHLO runs the EHLO parser.
 func ParseEHLO(text string) (Extensions, error) {
 	var x extensions
-	_, err := readReply(bufio.NewReaderSize(strings.NewReader(text), maxReplyLine), nil, x.line)
+	_, err := readReply(strings.NewReader(text), x.line)
 	return Extensions{
 		x.startTLS, x.pipelining, x.eightBit, x.utf8, x.requireTLS, x.hasSize, x.chunking, x.dsn, x.size, x.mailMax, x.domainMax, x.auth,
 	}, err
@@ -125,4 +125,18 @@ func ReadAnswer(b []byte, name string, qtype uint16) (txts, names []string, secu
 		}
 	}
 	return txts, names, a.secure, err
+}
+
+func readReply(r io.Reader, each func(int, []byte)) (reply, error) {
+	br := bufio.NewReaderSize(r, maxReplyLine)
+	p := replyReader{}
+	for {
+		rep, ok, err := p.next(br, each)
+		if ok || err != nil {
+			return rep, err
+		}
+		if err := more(br); err != nil {
+			return reply{}, err
+		}
+	}
 }

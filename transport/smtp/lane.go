@@ -362,7 +362,7 @@ func (l *lane) nudge() {
 // write sends what waits, its own and others'. Where ctx ends while the far end takes nothing the connection is half-way
 // through a message, and lost; otherwise somebody else goes on.
 func (l *lane) write(ctx context.Context, e *entry) {
-	stop := context.AfterFunc(ctx, func() {
+	stop := onEnd(ctx, func() {
 		l.r.mu.Lock()
 		defer l.r.mu.Unlock()
 		if l.writer == e {
@@ -375,7 +375,7 @@ func (l *lane) write(ctx context.Context, e *entry) {
 		out := l.out
 		l.out, l.spare = l.spare[:0], nil
 		l.r.mu.Unlock()
-		err := l.c.net.SetWriteDeadline(time.Now().Add(l.r.s.t.timeouts.DataBlock))
+		err := l.c.net.SetWriteDeadline(deadline(ctx, l.r.s.t.timeouts.DataBlock))
 		if err == nil && ctx.Err() != nil {
 			_ = l.c.net.SetWriteDeadline(past)
 		}
@@ -411,7 +411,7 @@ func (l *lane) halt(err error) {
 
 // read hands out answers until e has its own.
 func (l *lane) read(ctx context.Context, e *entry) {
-	stop := context.AfterFunc(ctx, func() {
+	stop := onEnd(ctx, func() {
 		l.r.mu.Lock()
 		defer l.r.mu.Unlock()
 		if l.reader == e {
@@ -428,7 +428,7 @@ func (l *lane) read(ctx context.Context, e *entry) {
 		}
 		wait := l.patience()
 		l.r.mu.Unlock()
-		err := l.c.net.SetReadDeadline(time.Now().Add(wait))
+		err := l.c.net.SetReadDeadline(deadline(ctx, wait))
 		if err == nil {
 			err = ctx.Err() // after the deadline, so that it is never overwritten unseen
 		}

@@ -178,6 +178,9 @@ func (t *Transport) sorted(j *job, h *host, addrs []netip.Addr) []netip.Addr {
 
 // alternate takes addresses of the families in turn.
 func alternate(addrs []netip.Addr, four bool) []netip.Addr {
+	if len(addrs) < 2 {
+		return addrs
+	}
 	var fours, sixes []netip.Addr
 	for _, a := range addrs {
 		if a.Is4() {

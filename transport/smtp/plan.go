@@ -107,7 +107,7 @@ func (t *Transport) tlsaOf(ctx context.Context, h *host, set AddrSet) *tlsa {
 	if a, ok := t.tlsas.get(key); ok {
 		return a
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
+	ctx, cancel := within(ctx, t.timeouts.Resolve)
 	defer cancel()
 	a := &tlsa{Policy: dane.Lookup(ctx, t.dane, dane.Host{
 		Name: h.name, Canonical: set.Canonical, Port: h.port, NextHop: h.nextHop, NextHopCanonical: h.nextHopCanonical,

@@ -40,21 +40,6 @@ func (r reply) class() int { return r.code / 100 }
 // remote is the text for records: a cut or foreign character set leaves no broken UTF-8.
 func (r reply) remote() string { return strings.ToValidUTF8(string(r.text), "?") }
 
-// readReply reads one reply of one or more lines. each, where not nil, gets the text of every line, numbered from 0, valid
-// during the call. br must hold maxReplyLine octets.
-func readReply(br *bufio.Reader, buf []byte, each func(n int, text []byte)) (reply, error) {
-	p := replyReader{text: buf}
-	for {
-		r, ok, err := p.next(br, each)
-		if ok || err != nil {
-			return r, err
-		}
-		if err := more(br); err != nil {
-			return reply{}, err
-		}
-	}
-}
-
 // more waits until br has octets beyond those it holds.
 func more(br *bufio.Reader) error {
 	held := br.Buffered()
@@ -65,7 +50,8 @@ func more(br *bufio.Reader) error {
 	return err
 }
 
-// replyReader reads replies out of what a buffer holds. One that is not whole yet is gone on with when more has come.
+// replyReader reads replies of one or more lines out of what a buffer holds. One that is not whole yet is gone on with when
+// more has come. The buffer must hold maxReplyLine octets.
 type replyReader struct {
 	r reply
 	// text is where replies keep theirs.
@@ -76,7 +62,8 @@ type replyReader struct {
 // inside says that a reply has begun and is not over.
 func (p *replyReader) inside() bool { return p.n > 0 }
 
-// next is false where br holds no whole reply yet.
+// next is false where br holds no whole reply yet. each, where not nil, gets the text of every line, numbered from 0, valid
+// during the call.
 func (p *replyReader) next(br *bufio.Reader, each func(n int, text []byte)) (reply, bool, error) {
 	for {
 		line, ok, err := bufferedLine(br)

@@ -67,7 +67,7 @@ func (t *Transport) route(ctx context.Context, domain string) ([]*host, []secure
 	if t.relay != nil {
 		return []*host{t.relay}, nil, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
+	ctx, cancel := within(ctx, t.timeouts.Resolve)
 	defer cancel()
 	set, err := t.resolver.MX(ctx, domain)
 	if err != nil {
@@ -154,7 +154,7 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) (Addr
 	if a, err := netip.ParseAddr(h.name); err == nil {
 		return AddrSet{Addrs: []netip.Addr{a}}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Resolve)
+	ctx, cancel := within(ctx, t.timeouts.Resolve)
 	defer cancel()
 	set, err := t.resolver.Addrs(ctx, h.name)
 	if err == nil && t.public && h.relay == nil {

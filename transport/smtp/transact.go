@@ -202,8 +202,10 @@ func (c *conn) step(ctx context.Context, s step, first *failure) *failure {
 func (t *Transport) body(ctx context.Context, j *job, c *conn) *failure {
 	w := stuffer{lineStart: true}
 	err := j.blocksOf(func(b []byte) error {
-		if err := c.arm(ctx, t.timeouts.DataBlock); err != nil {
-			return err
+		if !j.whole { // one that is stays in the buffer
+			if err := c.arm(ctx, t.timeouts.DataBlock); err != nil {
+				return err
+			}
 		}
 		return w.write(c, b)
 	})

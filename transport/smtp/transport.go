@@ -90,7 +90,7 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 	if f := t.personal(j); f != nil {
 		return nil, public(f)
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.timeouts.Total)
+	ctx, cancel := within(ctx, t.timeouts.Total)
 	defer cancel()
 	receipt, err := t.deliver(ctx, j)
 	t.report(ctx, j, receipt, err)
