@@ -104,8 +104,10 @@ func (t *Transport) observeAddr(ctx context.Context, j *job, g target, o *transp
 		// What else is there: a certificate to see, a version to name.
 		d.lax = true
 		if c, f = t.connect(ctx, g, d); f != nil {
-			o.STARTTLS = f.handshake
-			o.Extensions = words
+			o.STARTTLS, o.Extensions = f.handshake, words
+			if f.handshake {
+				o.Versions = t.versions(ctx, g, d, 0)
+			}
 			return true
 		}
 	} else {
@@ -123,14 +125,17 @@ func (t *Transport) observeAddr(ctx context.Context, j *job, g target, o *transp
 	return true
 }
 
-// versions are those that the host takes, from the one that it chose down.
+// versions are those that the host takes, from the one that it chose down; 0 is none yet.
 func (t *Transport) versions(ctx context.Context, g target, d demand, best uint16) []uint16 {
-	found := []uint16{best}
+	var found []uint16
+	if best != 0 {
+		found = append(found, best)
+	}
 	for _, v := range []uint16{tls.VersionTLS12, tls.VersionTLS11, tls.VersionTLS10} {
-		if v >= best || ctx.Err() != nil {
+		if best != 0 && v >= best || ctx.Err() != nil {
 			continue
 		}
-		d.only, d.words = v, nil
+		d.lax, d.only, d.words = true, v, nil
 		if c, f := t.connect(ctx, g, d); f == nil {
 			if c.tls != nil {
 				found = append(found, v)

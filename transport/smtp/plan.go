@@ -88,7 +88,7 @@ func (t *Transport) planFor(ctx context.Context, j *job, h *host, set AddrSet) *
 	w, rule := t.hop(h, j.Purpose)
 	p.know = Knowledge{
 		Host: h.name, Floor: j.floor, Ratchet: j.policies.least, RatchetUnknown: j.policies.unsure, DANE: p.tlsa.State,
-		STS: p.sts.state, STSID: p.sts.id, STSMatch: p.sts.names(h.name), STSCached: p.sts.cached,
+		STS: p.sts.state, STSMatch: p.sts.names(h.name), STSCached: p.sts.cached,
 		Signed: h.signed, Pinned: h.pin != nil, Configured: h.relay != nil, Hop: w.Hop,
 		RequireTLS: j.RequireTLS, Mode: t.requireTLS, TLSOptional: j.policies.optional,
 	}

@@ -92,8 +92,11 @@ func (t *Transport) renewed(ctx context.Context, j *job, domain string) bool {
 	return true
 }
 
-// notes are findings about the policy that change nothing.
+// notes say which policy it is, and findings about it that change nothing.
 func (p *stsPolicy) notes(rs []securemail.Reason) []securemail.Reason {
+	if p.policy != nil {
+		rs = note(rs, "sts-policy", "the domain's MTA-STS policy has the id "+p.id+" and the mode "+string(p.policy.Mode))
+	}
 	for _, f := range p.findings {
 		rs = note(rs, "sts-"+string(f.Rule), f.Text)
 	}

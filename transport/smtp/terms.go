@@ -17,10 +17,9 @@ type Knowledge struct {
 	RatchetUnknown bool
 	// DANE is the state of the host's TLSA records.
 	DANE dane.State
-	// STS is the state of the domain's MTA-STS policy, STSID its id, STSMatch that it names this host; STSCached says that the
-	// policy could not be confirmed now, and is the one from before.
+	// STS is the state of the domain's MTA-STS policy, STSMatch that it names this host; STSCached says that the policy could
+	// not be confirmed now, and is the one from before.
 	STS       STSState
-	STSID     string
 	STSMatch  bool
 	STSCached bool
 	// Signed says that DNSSEC proved the answer that named the host.
@@ -175,17 +174,17 @@ func (d *decision) sts() {
 	}
 	switch {
 	case d.k.STS == STSTesting && !d.k.STSMatch:
-		d.say("sts-testing-mx-mismatch", d.k.Host+" is not in the domain's MTA-STS policy "+d.k.STSID+" ("+source+"), which only tests")
+		d.say("sts-testing-mx-mismatch", d.k.Host+" is not in the domain's MTA-STS policy ("+source+"), which only tests")
 	case d.k.STS == STSTesting:
-		d.say("sts-testing", "the domain's MTA-STS policy "+d.k.STSID+" ("+source+") only tests")
+		d.say("sts-testing", "the domain's MTA-STS policy ("+source+") only tests")
 	case d.k.STS != STSEnforce:
 	case !d.k.STSMatch:
 		d.Verdict, d.Temporary = VerdictRefuse, true
-		d.say("sts-mx-mismatch", d.k.Host+" is not in the domain's MTA-STS policy "+d.k.STSID+" ("+source+")")
+		d.say("sts-mx-mismatch", d.k.Host+" is not in the domain's MTA-STS policy ("+source+")")
 	default:
 		d.STS, d.Temporary = true, true
 		d.raise(securemail.ChannelVerified)
-		d.say("sts-enforce", d.k.Host+" is in the domain's MTA-STS policy "+d.k.STSID+" ("+source+"), which binds")
+		d.say("sts-enforce", d.k.Host+" is in the domain's MTA-STS policy ("+source+"), which binds")
 	}
 }
 

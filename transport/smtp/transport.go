@@ -110,14 +110,14 @@ func (t *Transport) deliver(ctx context.Context, j *job) (*securemail.Receipt, e
 		return nil, public(f)
 	}
 	j.policies = t.policiesFor(ctx, j, domain)
-	sum := &tally{reasons: notes}
+	sum := &tally{reasons: j.policies.sts.notes(notes)}
 	hosts = t.ordered(domain, hosts)
 	receipt, err := t.round(ctx, j, hosts, sum)
 	if err == nil || !sum.sts || ctx.Err() != nil || !t.renewed(ctx, j, domain) {
 		return receipt, err
 	}
 	// RFC 8461 section 5.1: the policy had changed, so what it forbade counts no more.
-	return t.round(ctx, j, hosts, &tally{reasons: note(sum.reasons, "sts-renewed", "the domain's MTA-STS policy has changed: once more"), attempts: sum.attempts})
+	return t.round(ctx, j, hosts, &tally{reasons: j.policies.sts.notes(note(sum.reasons, "sts-renewed", "the domain's MTA-STS policy has changed: once more")), attempts: sum.attempts})
 }
 
 // round visits the hosts once.
