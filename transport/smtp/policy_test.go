@@ -573,7 +573,7 @@ func TestReports(t *testing.T) {
 	}
 }
 
-func TestRatchet(t *testing.T) {
+func TestRatchetRaisesTheFloor(t *testing.T) {
 	l := newLab(t)
 	l.mx(smtppeer.Options{TLS: ca.Config("mx1.test")})
 	s := shipment(t, anyway, hello)
