@@ -35,8 +35,15 @@ type demand struct {
 	classical bool
 }
 
-// open makes a session for j. Under ChannelAny a failed handshake leads to a second session in the clear.
+// open makes a session for j, and reports how it went.
 func (t *Transport) open(ctx context.Context, j *job, g target, me self) (*conn, *failure) {
+	c, f := t.try(ctx, j, g, me)
+	t.tell(ctx, j.Recipient.Address.Domain(), g, c, f)
+	return c, f
+}
+
+// try makes a session. Under ChannelAny a failed handshake leads to a second session in the clear.
+func (t *Transport) try(ctx context.Context, j *job, g target, me self) (*conn, *failure) {
 	d := demand{floor: g.plan.terms.Least, me: me, purpose: j.Purpose}
 	c, f := t.greet(ctx, g, &d)
 	if f == nil || !f.handshake || d.floor != securemail.ChannelAny || ctx.Err() != nil {
