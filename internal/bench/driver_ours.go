@@ -27,7 +27,13 @@ func (d benchDNS) Addrs(context.Context, string) (smtp.AddrSet, error) {
 // callers share one Transport, as in a Mailer.
 func ours(change func(*smtp.Options)) driver {
 	return driver{"postseal", func(_ context.Context, to target, n int) ([]client, error) {
-		t, err := newTransport(to, change)
+		t, err := newTransport(to, func(o *smtp.Options) {
+			o.Limits = smtp.Limits{Connections: n, Max: n}
+			o.MaxIdlePerHost = n
+			if change != nil {
+				change(o)
+			}
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -54,6 +60,7 @@ func newTransport(to target, change func(*smtp.Options)) (*smtp.Transport, error
 // streamed sends messages behind each other, without waiting for answers, on at most so many connections.
 func streamed(connections int) func(*smtp.Options) {
 	return func(o *smtp.Options) {
+		o.Limits = smtp.Limits{Connections: connections, Max: connections}
 		o.Stream = &smtp.Stream{Window: window, Connections: connections, MaxUses: 1 << 30}
 	}
 }
