@@ -85,7 +85,7 @@ func (s *spf) term(term string) {
 	mechanism, _, _ := strings.Cut(term, ":")
 	mechanism, _, _ = strings.Cut(mechanism, "/")
 	if s.all != "" {
-		s.out = append(s.out, warn("spf", "what stands behind all is never read: %s", mechanism))
+		s.out = append(s.out, warn("spf", "what stands behind all is never read: %.40q", mechanism))
 	}
 	switch mechanism {
 	case "all":
@@ -97,7 +97,7 @@ func (s *spf) term(term string) {
 	case "a", "mx", "include", "exists":
 		s.lookups++
 	default:
-		s.out = append(s.out, fail("spf", "%q is no mechanism", mechanism))
+		s.out = append(s.out, fail("spf", "%.40q is no mechanism", mechanism))
 	}
 }
 
@@ -233,7 +233,7 @@ func judgeDMARC(domain, owner string, txts []string) []finding {
 		out = append(out, warn("dmarc", "sp=none leaves sub-domains to forgers"))
 	}
 	if n, err := strconv.Atoi(t["pct"]); t["pct"] != "" && (err != nil || n < 100) {
-		out = append(out, warn("dmarc", "pct=%.8s: not all mail is held to it", t["pct"]))
+		out = append(out, warn("dmarc", "pct=%.8q: not all mail is held to it", t["pct"]))
 	}
 	if t["rua"] == "" {
 		out = append(out, warn("dmarc", "no rua: you get no reports"))

@@ -125,7 +125,7 @@ func TestJudgeDMARC(t *testing.T) {
 		"quarantine":   {"a.example", []string{"v=DMARC1;p=quarantine;pct=100" + rua}, "ok", "p=quarantine"},
 		"p=none":       {"a.example", []string{"v=DMARC1; p=none" + rua}, "warn", "p=none"},
 		"no reports":   {"a.example", []string{"v=DMARC1; p=reject"}, "warn ok", "no rua"},
-		"pct":          {"a.example", []string{"v=DMARC1; p=reject; pct=20" + rua}, "warn ok", "pct=20"},
+		"pct":          {"a.example", []string{"v=DMARC1; p=reject; pct=20" + rua}, "warn ok", `pct="20"`},
 		"sp":           {"a.example", []string{"v=DMARC1; p=reject; sp=none" + rua}, "warn ok", "sub-domains"},
 		"no p":         {"a.example", []string{"v=DMARC1" + rua}, "fail", "neither"},
 		"no tags":      {"a.example", []string{"v=DMARC1; reject"}, "fail", "tag=value"},

@@ -265,7 +265,7 @@ func (f *stsFlags) show(out io.Writer, l *stsLook) error {
 	if f.json {
 		err = json.NewEncoder(out).Encode(l)
 	} else {
-		_, err = io.WriteString(out, l.text())
+		_, err = io.WriteString(out, printable(l.text()))
 	}
 	if err == nil && l.Verdict == "unknown" {
 		err = errors.New(l.Domain + ": " + l.Why)

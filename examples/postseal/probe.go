@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
@@ -86,6 +87,9 @@ func (p *prober) all(ctx context.Context, domains []string, out io.Writer) error
 	missed := 0
 	for _, d := range domains {
 		l := p.look(ctx, d)
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
 		if !l.Reached && !l.NullMX {
 			missed++
 		}
@@ -103,7 +107,7 @@ func (p *prober) print(out io.Writer, l *looked) error {
 	if p.n.f.json {
 		return json.NewEncoder(out).Encode(l)
 	}
-	_, err := io.WriteString(out, text(l, p.now()))
+	_, err := io.WriteString(out, printable(text(l, p.now())))
 	return err
 }
 
@@ -291,6 +295,16 @@ func text(l *looked, now time.Time) string {
 		fmt.Fprintf(&b, "  %-7s %s: %s\n", strings.ToUpper(f.Verdict), f.Check, f.Text)
 	}
 	return b.String()
+}
+
+// printable keeps what strangers wrote into their DNS from steering a terminal.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 func worstFirst(fs []finding) []finding {

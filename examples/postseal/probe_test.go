@@ -170,6 +170,29 @@ func TestProbeOfNobody(t *testing.T) {
 	require.Contains(t, out, "[127.0.0.1] not reached")
 }
 
+// TestStrangersSteerNoTerminal: a record may hold any octet.
+func TestStrangersSteerNoTerminal(t *testing.T) {
+	l := newLab(t, func(z dnspeer.Zone) {
+		z["x.test"] = []string{"MX 10 mx.x.test.", `TXT "v=spf1 \027[2J\007 -all"`}
+		z["_dmarc.x.test"] = []string{`TXT "v=DMARC1; p=none; pct=\027[2J"`}
+	}, servePolicy(policyText))
+	_, out, _ := l.call(t, "probe", "-own", "x.test")
+	require.Contains(t, out, "is no mechanism")
+	require.NotContains(t, out, "\x1b")
+	require.NotContains(t, out, "\a")
+	require.Equal(t, "a?b\nc", printable("a\x1bb\nc"))
+}
+
+func TestInterrupted(t *testing.T) {
+	l := newLab(t, nil, servePolicy(policyText))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, errOut bytes.Buffer
+	require.Equal(t, 1, dispatch(ctx, append([]string{"probe", "x.test"}, l.flags...), nil, &out, &errOut))
+	require.Equal(t, "postseal: interrupted\n", errOut.String())
+	require.Empty(t, out.String(), "nothing is said of what was not looked at")
+}
+
 func TestProbeFindsFaults(t *testing.T) {
 	l := newLab(t, func(z dnspeer.Zone) {
 		z["x.test"] = []string{"MX 10 mx.x.test.", "MX 20 mx2.x.test.", `TXT "v=spf1 +all"`}

@@ -16,7 +16,7 @@ import (
 )
 
 // The whole road: a delivery whose name DANE proved raises the ratchet; then somebody forges DNS. Mail with a floor goes
-// nowhere, after a restart too; the next look tells; an override ends it.
+// nowhere, after a restart too; sealed mail still goes; the next look tells; an override ends it.
 func TestForgedDNSMeetsTheRatchet(t *testing.T) {
 	ca := smtppeer.NewCA()
 	cert := ca.Cert("mx.a.example")
@@ -72,6 +72,7 @@ func TestForgedDNSMeetsTheRatchet(t *testing.T) {
 	require.ErrorIs(t, err, securemail.ErrChannel, "PKIX would do for the floor, and not for the ratchet")
 	require.Len(t, host.Messages(), 1)
 	require.False(t, r.CanForward(t.Context(), "clinic", address(t, "anna@a.example"), securemail.ChannelNamed).OK)
+	require.NoError(t, deliver(tr, securemail.ChannelAny), "poisoning costs a portal visit and not the mail")
 	require.Equal(t, posture.LevelNamed, r.check("a.example").Found.Level)
 	require.Equal(t, "downgrade", r.out.kinds())
 

@@ -17,12 +17,21 @@ const (
 
 // Least says below which channel mail of the tenant to the domain must not fall now; ChannelAny: nothing is remembered. It
 // answers from memory for up to a minute; what this Monitor itself learned or was told counts at once. Where memory has no
-// answer and the database gives none, it is an error, and the caller must wait. It is what transport/smtp asks.
+// answer and the database gives none, it is an error, and the caller must wait. Under [securemail.Mailer.SendTx] it reads
+// through [securemail.TxOf]. It is what transport/smtp asks.
 func (m *Monitor) Least(ctx context.Context, tenant, domain string) (securemail.Channel, error) {
 	k := key{tenant, strings.ToLower(strings.TrimSuffix(domain, "."))}
 	for {
 		now := m.o.Now()
 		if h, ok := m.memo.get(k, now); ok {
+			return h.least(now), nil
+		}
+		if tx, ok := securemail.TxOf(ctx); ok {
+			// Whoever reads for all could wait for the connection that the host's transaction holds.
+			h, err := m.held(ctx, tx, k)
+			if err != nil {
+				return securemail.ChannelVerified, fmt.Errorf("posture: ratchet: %w", err)
+			}
 			return h.least(now), nil
 		}
 		done, mine := m.memo.join(k)

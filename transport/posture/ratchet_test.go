@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -355,6 +356,44 @@ func TestManyAskAtOnce(t *testing.T) {
 	}
 	allocs := testing.AllocsPerRun(100, func() { _, _ = r.Least(t.Context(), "clinic", "a.example") })
 	require.LessOrEqual(t, allocs, 1.0, "the answer for each mail comes from memory")
+}
+
+// Several processes learn the same domains and look at them at the same time: nobody waits for ever, nothing is lost.
+func TestManyProcessesLearn(t *testing.T) {
+	for name, open := range openers() {
+		if strings.Contains(name, "one connection") {
+			continue // one handle can't be several processes
+		}
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, open, posture.Options{AutoWatch: true})
+			var ms []*posture.Monitor
+			for range 3 {
+				ms = append(ms, r.open(r.again()))
+			}
+			ctx := r.admin("clinic")
+			var wg sync.WaitGroup
+			errs := make(chan error, 100)
+			for i, m := range ms {
+				for round := range 3 {
+					var es []securemail.Event
+					for d := range 20 { // each in an order of its own
+						id := (d*7 + i*3 + round) % 20
+						es = append(es, delivered(t, "p", "clinic", fmt.Sprintf("x@d%d.example", id), start.Add(time.Duration(round-3)*4*day), wire(securemail.ProofPKIX)))
+					}
+					wg.Go(func() { errs <- m.EmitAll(ctx, es...) })
+					wg.Go(func() { _, err := m.Check(ctx, "clinic", fmt.Sprintf("d%d.example", round)); errs <- err })
+				}
+			}
+			wg.Wait()
+			close(errs)
+			for err := range errs {
+				require.NoError(t, err)
+			}
+			for d := range 20 {
+				require.Equal(t, securemail.ChannelNamed, r.least("clinic", fmt.Sprintf("d%d.example", d)))
+			}
+		})
+	}
 }
 
 // model is the ratchet's promise, written down another way: all evidence kept, and asked each time.
