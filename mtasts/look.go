@@ -164,13 +164,16 @@ func (c *Cache) fetch(ctx context.Context, n *node, id string) error {
 // life is how long a policy binds.
 func life(p Policy) time.Duration { return max(p.MaxAge, checkEvery) }
 
-// latest is the latest time that there is proof of. A clock that was set back would make a policy end too early once it is
-// right again, so the time at which the policy before was fetched counts too.
+// since is when a policy began to bind, to a second, by the clock of [latest].
+func (h *held) since() time.Time { return h.entry.Expires.Add(-life(h.policy)).Truncate(time.Second) }
+
+// latest is now, or later where the clock was set back: the policy before, if there was one, began to bind earlier. So
+// policies of one domain stand in order, and one that is fetched by a wrong clock does not end too early by a right one.
 func latest(now time.Time, before *held) time.Time {
 	if before == nil {
 		return now
 	}
-	if t := before.entry.Expires.Add(-life(before.policy)); t.After(now) {
+	if t := before.since().Add(time.Second); t.After(now) {
 		return t
 	}
 	return now
@@ -205,7 +208,7 @@ func (c *Cache) load(ctx context.Context, n *node) error {
 		return fmt.Errorf("store: %w", err)
 	}
 	// What memory held and could not store may be newer than what is stored, though it has expired.
-	if h != nil && (n.held == nil || !e.Fetched.Before(n.held.entry.Fetched.Truncate(time.Second))) {
+	if h != nil && (n.held == nil || !h.since().Before(n.held.since())) {
 		n.held = h
 		c.weigh(n)
 	}
