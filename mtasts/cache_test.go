@@ -425,6 +425,16 @@ func TestClockJumps(t *testing.T) {
 		require.True(t, lookup(t, c).Enforced())
 		require.True(t, lookup(t, w.start(t)).Enforced(), "after a restart")
 	})
+	t.Run("forth and a little back: that there is none is not believed for the rest of the minute", func(t *testing.T) {
+		w := newWorld()
+		c := w.start(t)
+		lookup(t, c)
+		w.set(func() { w.fetchErr = errBlocked })
+		w.pass(7 * 24 * time.Hour)
+		require.Equal(t, mtasts.SourceNone, lookup(t, c).Source)
+		w.pass(-time.Second)
+		require.True(t, lookup(t, c).Enforced())
+	})
 	t.Run("back and forth: a policy fetched meanwhile does not end early", func(t *testing.T) {
 		w := newWorld()
 		c := w.start(t)
@@ -625,6 +635,33 @@ func TestMemoryIsBounded(t *testing.T) {
 	w.set(func() { w.txtErr, w.load = errServFail, errDisk })
 	w.pass(time.Minute)
 	require.True(t, lookup(t, c).Enforced())
+}
+
+// TestManyAtOnce is for the race detector: deliveries, refreshes, evictions and a Store that fails, all at once.
+func TestManyAtOnce(t *testing.T) {
+	w := newWorld()
+	c, err := mtasts.New(w, &mtasts.Options{Resolver: w, Fetcher: w, Now: w.clock, MaxDomains: 20})
+	require.NoError(t, err)
+	var wg sync.WaitGroup
+	for g := range 6 {
+		wg.Go(func() {
+			for i := range 300 {
+				s, err := c.Lookup(t.Context(), fmt.Sprintf("d%d.example", (g*7+i)%40))
+				require.NoError(t, err)
+				require.True(t, s.Enforced())
+				w.pass(time.Second)
+			}
+		})
+	}
+	wg.Go(func() {
+		for i := range 20 {
+			w.set(func() { w.save = []error{nil, errDisk}[i%2] })
+			_, _ = c.Refresh(t.Context())
+			_, _ = c.Recheck(t.Context(), fmt.Sprintf("d%d.example", i))
+			w.pass(time.Hour)
+		}
+	})
+	wg.Wait()
 }
 
 func TestNew(t *testing.T) {

@@ -176,6 +176,26 @@ func bomb(w http.ResponseWriter, _ *http.Request) {
 	_ = z.Close()
 }
 
+// TestFetchInterim: a few responses of class 1xx may come first, but not without end.
+func TestFetchInterim(t *testing.T) {
+	ca := smtppeer.NewCA()
+	for n, ok := range map[int]bool{1: true, 50: false} {
+		p := serve(t, ca.Config("mta-sts.example.com"), func(w http.ResponseWriter, r *http.Request) {
+			for range n {
+				w.WriteHeader(http.StatusEarlyHints)
+			}
+			plain(good)(w, r)
+		})
+		text, err := p.client(t, ca).Fetch(t.Context(), "example.com")
+		if ok {
+			require.NoError(t, err)
+			require.Equal(t, good, string(text))
+		} else {
+			requireRule(t, mtasts.RuleConnect, err)
+		}
+	}
+}
+
 func TestFetchRefusesBrokenBodies(t *testing.T) {
 	ca := smtppeer.NewCA()
 	p := serve(t, ca.Config("mta-sts.example.com"), func(w http.ResponseWriter, _ *http.Request) {
@@ -286,6 +306,25 @@ func TestFetchTimesOut(t *testing.T) {
 		requireRule(t, mtasts.RuleTimeout, err)
 		require.Equal(t, time.Minute, time.Since(began))
 	})
+}
+
+// TestFetchDrips: the time is for all of it, so a host that sends an octet now and then gains nothing.
+func TestFetchDrips(t *testing.T) {
+	ca := smtppeer.NewCA()
+	p := serve(t, ca.Config("mta-sts.example.com"), func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/plain")
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for r.Context().Err() == nil {
+			_, _ = io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			<-tick.C
+		}
+	})
+	c, err := mtasts.NewClient(&mtasts.ClientOptions{AllowPrivate: true, RootCAs: ca.Pool(), Dial: p.dial, Timeout: 300 * time.Millisecond})
+	require.NoError(t, err)
+	_, err = c.Fetch(t.Context(), "example.com")
+	requireRule(t, mtasts.RuleTimeout, err)
 }
 
 func TestFetchErrors(t *testing.T) {

@@ -119,6 +119,21 @@ func TestRefreshLeavesOut(t *testing.T) {
 	})
 }
 
+// TestRefreshHoldsWhatIsNotStored: a policy that a refresh fetched and the Store refused stays in memory.
+func TestRefreshHoldsWhatIsNotStored(t *testing.T) {
+	w := newWorld()
+	lookup(t, w.start(t))
+	w.publish("b2", "version: STSv1\nmode: enforce\nmx: b.example\nmax_age: 86400\n")
+	w.set(func() { w.save = errDisk })
+	w.pass(24 * time.Hour)
+	c := w.start(t)
+	_, err := c.Refresh(t.Context())
+	require.ErrorIs(t, err, errDisk)
+	w.set(func() { w.txtErr = errServFail })
+	w.pass(time.Minute)
+	require.Equal(t, "b2", lookup(t, c).ID)
+}
+
 func TestRefreshStoreFails(t *testing.T) {
 	w := newWorld()
 	c := w.start(t)
