@@ -8,21 +8,43 @@
 //
 // # What it proves
 //
-// STARTTLS is used whenever it is offered, and always TLS 1.2 or later; there is no switch for less. What the handshake
-// and the certificate gave becomes a securemail.Wire, and the wire is held against the shipment's Channel before MAIL
-// goes out. The wire that misses the floor carries nothing, not even the addresses; the next mail host is tried, and in
-// the end a *securemail.ChannelError names each step. What proves a name:
+// [Decide] says what each mail host must give before a message goes to it: a pure function of the shipment's Channel, what
+// the domain published (DANE, MTA-STS), what it gave before ([Ratchet]), what is configured, and what the sender asked for
+// (REQUIRETLS). Then STARTTLS is used whenever it is offered, and always TLS 1.2 or later; there is no switch for less. What
+// the handshake and the certificate gave becomes a securemail.Wire, and it is held against the [Terms] before MAIL goes out,
+// on a kept connection too. A session that misses them carries nothing, not even the addresses; the next mail host is tried,
+// and in the end a *securemail.ChannelError names each step. What proves a name, the strongest first:
 //
-//   - PKIX for the MX host's name (proof "pkix", ChannelNamed): the MX record itself was not signed.
-//   - PKIX with an MX answer that a trusted validating resolver marked as authentic ("pkix-dnssec", ChannelVerified); see
-//     [DNSOptions].
 //   - A [Pin] of the recipient's domain, or a [Relay] whose certificate holds ("configured", ChannelVerified).
+//   - A TLSA record that matches ("dane", ChannelVerified; RFC 7672). DANE is used wherever the Resolver is a dane.Resolver and
+//     its answers are Secure; see [DNSOptions].
+//   - An MTA-STS policy in mode enforce that names the host, and PKIX ("mta-sts", ChannelVerified; RFC 8461); see Options.STS.
+//   - PKIX with an MX answer that a trusted validating resolver marked as authentic ("pkix-dnssec", ChannelVerified).
+//   - PKIX for the MX host's name ("pkix", ChannelNamed): the MX record itself was not signed.
+//
+// A policy that the domain published binds whatever the Channel: then nothing goes in the clear or to a host that does not
+// prove itself, under ChannelAny too, and a failure is a temporary *securemail.ChannelError. Where both are published both
+// must hold. What can't be known now (DNS fails, no cached policy) defers the mail as a *securemail.DeliveryError, and is never
+// taken for "there is none". A policy that only tests weakens nothing. Before mail fails by an MTA-STS policy the policy is
+// asked for again, and with a new one the hosts are visited once more.
+//
+// Where TLS is asked for it must also be what the [Profile] allows, held against the finished handshake. Under ChannelAny,
+// without a policy that binds, any TLS is better than none and the Receipt says what it was; only there a message may go in
+// the clear, where the peer offers no TLS or the handshake failed. securemail.Wire.Meets is the minimum that all transports
+// have in common; the Profile is this one's. A ClientHello with post-quantum groups that gets no answer at all is followed by
+// a small one on a second connection, with the same profile and floor. Whoever can drop packets can cause that, and gains
+// classical key exchange, no more.
+//
+// The reasons in Receipt, ChannelError and Probe's Route are the chain: what was published and what it asked for, what the
+// session showed, what proved the name or what was missed. [Transport.Observe] shows all of a domain's hosts in detail. Each
+// session's outcome goes to Options.TLSRPT, under the domain that it was opened for.
 //
 // What DNS names is a stranger's word: names that are no host names are left out, a chain of aliases without end is no
 // answer, and mail hosts on private and other special addresses are not spoken to, see Options.AllowPrivate.
 //
-// Only ChannelAny lets a message go in the clear, and only where the peer offers no TLS or the handshake failed. A relay
-// proves the hop to itself alone: what lies beyond counts only if [Relay] has an Operator.
+// A relay proves the hop to itself alone: what lies beyond counts only if [Relay] has an Operator whose agreement is in
+// force, and whose Uses, if it names any, hold the shipment's Purpose. Otherwise no floor above ChannelAny is met, and the
+// relay is not even connected to. Policies that the recipient's domain published are then the relay's to keep.
 //
 // What a peer says before TLS is forgotten once TLS is on (RFC 3207 section 4.2). Octets that arrive in the clear behind
 // the reply to STARTTLS, in its segment or a later one, are an injection: [ErrInjected] ends the delivery, whatever the floor.
@@ -43,6 +65,6 @@
 //
 // # Not here
 //
-// DANE, MTA-STS, TLS profiles, CHUNKING, DSN and per-destination rates are not here yet. The message is sent as it is: it
-// is not converted for a peer that lacks 8BITMIME or SMTPUTF8, since that would break signatures.
+// The message is sent as it is: it is not converted for a peer that lacks 8BITMIME or SMTPUTF8, since that would break
+// signatures. DNSSEC is not validated here, but by the resolver. TLSA records of a relay are not looked up: pin its key.
 package smtp

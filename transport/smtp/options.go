@@ -64,7 +64,7 @@ type Options struct {
 	TLSRPT interface {
 		Add(ctx context.Context, r tlsrpt.Result)
 	}
-	// Ratchet, where set, raises the floor to what the domain must give.
+	// Ratchet, where set, raises floors that ask for TLS to what the domain must give.
 	Ratchet Ratchet
 	// RequireTLS is how far a shipment's RequireTLS goes; the zero value is RFC 8689.
 	RequireTLS RequireTLSMode
@@ -114,8 +114,9 @@ type Relay struct {
 	InsecureLoopbackAuth bool
 	// SPKI pins the relay's own certificate, as in Pin.
 	SPKI [][32]byte
-	// Operator vouches for the road beyond the relay (HopAsserted) while its agreement lasts; a zero Until does not end. Nil:
-	// nobody vouches (HopRelay), and no floor above ChannelAny is met.
+	// Operator vouches for the road beyond the relay (HopAsserted) while its agreement lasts, a zero Until does not end, and
+	// for mail whose Purpose is among its Uses, all where there are none. Otherwise, and where it is nil, nobody vouches
+	// (HopRelay), and no floor above ChannelAny is met.
 	Operator *securemail.Operator
 }
 

@@ -84,6 +84,7 @@ func (t *Transport) look(ctx context.Context, domain string) securemail.Route {
 	best := securemail.Route{Wire: securemail.Wire{Reasons: notes}}
 	tries := 0
 	j := t.prober(ctx, domain)
+	best.Reasons = j.policies.sts.notes(best.Reasons)
 	for _, h := range hosts {
 		p, addrs, f := t.prepare(ctx, j, h)
 		switch {

@@ -77,7 +77,8 @@ func (t *Transport) CloseIdle() { t.pool.drain() }
 
 // Deliver implements securemail.Transport: it tries the mail hosts in order until one takes the message or refuses it for
 // good. Each error is a *securemail.ChannelError, or a *securemail.DeliveryError with Stage and Fate; see the package
-// comment. RequireTLS needs a host that offers REQUIRETLS (RFC 8689 section 4.2.1) and a proved name, whatever the floor.
+// comment. RequireTLS needs a host that offers REQUIRETLS and whose name is proved, the MX answer too (RFC 8689 section
+// 4.2.1), whatever the floor, unless Options.RequireTLS relaxes it.
 func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*securemail.Receipt, error) {
 	if t.closed.Load() {
 		return nil, public(fail(stageConnect, ErrClosed))
