@@ -31,18 +31,18 @@ func (m *Monitor) Check(ctx context.Context, tenant, domain string) (*Entry, err
 	if _, err := m.may(ctx, actRead, k); err != nil {
 		return nil, err
 	}
-	return m.visit(ctx, k)
+	return m.visit(ctx, k, m.observe)
 }
 
 var errNoObserver = errors.New("posture: no observer yet")
 
 // visit looks and stores.
-func (m *Monitor) visit(ctx context.Context, k key) (*Entry, error) {
+func (m *Monitor) visit(ctx context.Context, k key, look func(context.Context, transport.Observer, key) *Snapshot) (*Entry, error) {
 	o := m.look.Load().observer
 	if o == nil {
 		return nil, errNoObserver
 	}
-	s := m.observe(ctx, o, k)
+	s := look(ctx, o, k)
 	if err := ctx.Err(); err != nil {
 		return nil, err // nothing is known of the domain by that
 	}

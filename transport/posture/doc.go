@@ -44,7 +44,7 @@
 // # What is stored
 //
 // Domains, names and addresses of hosts, and facts of certificates: no name of a person, no local part. Three tables, named posture_*;
-// two processes on one database share the work by leases.
+// two processes on one database share the work by leases, and one look serves all tenants that are due (Options.ByTenant).
 //
 // # What it does not do
 //

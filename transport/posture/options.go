@@ -52,6 +52,9 @@ type Options struct {
 	Timeout     time.Duration
 	Concurrency int
 	PerPass     int
+	// ByTenant makes Run look at a domain for each tenant that watches it, for an Observer that sees other things for another
+	// tenant. False: one look serves all tenants of this process for a twelfth of Interval. Check always looks.
+	ByTenant bool
 	// CertWarning is how long before a certificate's end it is told; 0: 14 days.
 	CertWarning time.Duration
 	// Retention is how long history is kept behind the last look that confirmed it; 0: 400 days.
@@ -71,7 +74,9 @@ type Monitor struct {
 	look atomic.Pointer[far]
 	memo memory
 	seen seen
-	me   string // names this Monitor's leases
+
+	looks looks
+	me    string // names this Monitor's leases
 
 	purged atomic.Int64 // when the last purge was, in microseconds
 }

@@ -60,7 +60,7 @@ func (m *Monitor) Refresh(ctx context.Context) (int, error) {
 	for range min(m.o.Concurrency, len(ks)) {
 		wg.Go(func() {
 			for k := range work {
-				_, err := m.visit(ctx, k)
+				_, err := m.visit(ctx, k, m.share)
 				mu.Lock()
 				if err == nil {
 					n++

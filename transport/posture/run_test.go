@@ -115,6 +115,44 @@ func TestLeasesShareTheWork(t *testing.T) {
 	}
 }
 
+// A domain that many tenants write to is looked at once for all of them; a look that found nothing out serves nobody else.
+func TestOneLookServesAllTenants(t *testing.T) {
+	r := newRig(t, lite, posture.Options{Concurrency: 3})
+	r.far.set(good("a.example"))
+	watch := func(m *posture.Monitor, d string) {
+		for _, tenant := range []string{"clinic", "lab", "other"} {
+			require.NoError(t, m.Watch(r.admin(tenant), tenant, d))
+		}
+	}
+	watch(r.Monitor, "a.example")
+	require.Equal(t, 3, r.refresh())
+	require.Len(t, r.far.seen(), 1)
+	for _, tenant := range []string{"clinic", "lab", "other"} {
+		rep, err := r.Report(r.admin(tenant), tenant)
+		require.NoError(t, err)
+		require.Equal(t, posture.LevelVerified, rep.Domains[0].State.Level)
+	}
+	require.NoError(t, r.Watch(r.admin("late"), "late", "a.example"))
+	r.pass(2*time.Hour - time.Second)
+	require.Equal(t, 1, r.refresh())
+	require.Len(t, r.far.seen(), 1)
+	r.check("a.example")
+	require.Len(t, r.far.seen(), 2, "who asks for a look gets one")
+	r.pass(day)
+	require.Equal(t, 4, r.refresh())
+	require.Len(t, r.far.seen(), 3)
+	watch(r.Monitor, "silent.example")
+	require.Equal(t, 3, r.refresh())
+	require.Len(t, r.far.seen(), 6)
+	r.opts.ByTenant = true
+	m := r.open(r.db)
+	watch(m, "b.example")
+	r.far.set(good("b.example"))
+	_, err := m.Refresh(t.Context())
+	require.NoError(t, err)
+	require.Len(t, r.far.seen(), 9)
+}
+
 // A process that died in a pass leaves leases that run out; one that is stopped gives them back.
 func TestLeasesComeBack(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
