@@ -151,8 +151,9 @@ func (c *Cache) fetch(ctx context.Context, n *node, id string) error {
 	}
 	n.failedErr = nil
 	now := c.now()
+	from := latest(now, n.held)
 	h := &held{policy: p, dirty: true, entry: Entry{
-		Domain: n.domain, ID: id, Mode: p.Mode, Text: text, Fetched: now, Expires: latest(now, n.held).Add(life(p)), Used: n.lastUsed(now),
+		Domain: n.domain, ID: id, Mode: p.Mode, Text: text, Fetched: from, Expires: from.Add(life(p)), Used: n.lastUsed(now),
 	}}
 	h.until = h.entry.Expires
 	n.held = h
@@ -207,12 +208,21 @@ func (c *Cache) load(ctx context.Context, n *node) error {
 		c.log.WarnContext(ctx, "mtasts: store not read", "domain", n.domain)
 		return fmt.Errorf("store: %w", err)
 	}
-	// What memory held and could not store may be newer than what is stored, though it has expired.
-	if h != nil && (n.held == nil || !h.since().Before(n.held.since())) {
-		n.held = h
-		c.weigh(n)
+	if h != nil {
+		c.take(n, h)
 	}
 	return nil
+}
+
+// take makes what was stored the node's policy, unless memory holds a newer one, which it could not store, though that has
+// expired. It says whether it did.
+func (c *Cache) take(n *node, h *held) bool {
+	if old := n.held; old != nil && !h.since().After(old.since()) && !(h.since().Equal(old.since()) && h.entry.ID == old.entry.ID) {
+		return false
+	}
+	n.held = h
+	c.weigh(n)
+	return true
 }
 
 func (c *Cache) read(ctx context.Context, domain string) (Entry, error) {

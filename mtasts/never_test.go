@@ -133,7 +133,12 @@ func TestNeverForgets(t *testing.T) {
 				h.fetchErr = rapid.SampledFrom([]error{nil, errBlocked, errors.New("reset")}).Draw(t, "err")
 			},
 			"broken policy": func(*rapid.T) { h.text = "mode: enforce\n" },
-			"Store reads":   func(t *rapid.T) { h.load = rapid.SampledFrom([]error{nil, errDisk}).Draw(t, "err") },
+			"Store reads": func(t *rapid.T) {
+				h.load = rapid.SampledFrom([]error{nil, errDisk}).Draw(t, "err")
+				if jumps { // With neither clock nor Store nobody can say which of two policies is the newer one.
+					h.load = nil
+				}
+			},
 			"Store writes": func(t *rapid.T) {
 				h.save = rapid.SampledFrom([]error{nil, errDisk}).Draw(t, "err")
 				if crowded {

@@ -100,6 +100,10 @@ func (c *Cache) due(e Entry) bool {
 		return false
 	}
 	every := min(refreshEvery, life(p)/2)
+	if e.Fetched.After(now) { // by a clock that was wrong then or is now: by turns, so that each comes once in that time
+		turn := time.Duration(c.spread(e) * float64(every))
+		return now.Add(turn).Sub(now.Add(turn).Truncate(every)) < roundEvery*5/4
+	}
 	at := time.Duration((0.75 + 0.25*c.spread(e)) * float64(every))
 	return !near(now, e.Fetched, at)
 }
@@ -128,10 +132,9 @@ func (c *Cache) refresh(ctx context.Context, e Entry) bool {
 	now := c.now()
 	if !n.held.binds(now) {
 		h, err := hold(e, e.Domain, now)
-		if h == nil || err != nil {
+		if h == nil || err != nil || !c.take(n, h) {
 			return false
 		}
-		n.held = h
 	}
 	rec, err := c.ask(ctx, e.Domain)
 	id := rec.ID

@@ -119,6 +119,30 @@ func TestRefreshLeavesOut(t *testing.T) {
 	})
 }
 
+// TestRefreshAfterWrongClock: what was fetched by a clock that ran ahead is refreshed neither never nor in each round, and
+// what is fetched by the right one counts as newer.
+func TestRefreshAfterWrongClock(t *testing.T) {
+	w := newWorld()
+	w.pass(10 * 365 * 24 * time.Hour)
+	lookup(t, w.start(t))
+	w.pass(-10 * 365 * 24 * time.Hour)
+	c := w.start(t)
+	before, err := w.store.Load(t.Context(), "example.com")
+	require.NoError(t, err)
+	w.publish("b2", "version: STSv1\nmode: enforce\nmx: b.example\nmax_age: 604800\n")
+	total := 0
+	for range 3 * 24 * 6 {
+		total += refresh(t, c)
+		w.pass(10 * time.Minute)
+	}
+	require.GreaterOrEqual(t, total, 3)
+	require.LessOrEqual(t, total, 7)
+	after, err := w.store.Load(t.Context(), "example.com")
+	require.NoError(t, err)
+	require.Equal(t, "b2", after.ID)
+	require.True(t, after.Fetched.After(before.Fetched))
+}
+
 // TestRefreshHoldsWhatIsNotStored: a policy that a refresh fetched and the Store refused stays in memory.
 func TestRefreshHoldsWhatIsNotStored(t *testing.T) {
 	w := newWorld()

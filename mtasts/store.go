@@ -19,7 +19,7 @@ type Entry struct {
 	Mode Mode
 	// Text is the policy as it was fetched, at most [MaxPolicy] octets.
 	Text []byte
-	// Fetched is when.
+	// Fetched is when. For one domain it never goes back: where the clock was set back, it is a second after the one before.
 	Fetched time.Time
 	// Expires is when it stops to bind.
 	Expires time.Time
@@ -39,7 +39,8 @@ type Store interface {
 	// Load returns the entry of a domain, even an expired one. [ErrNoEntry] means that there surely is none; any other
 	// error means that it is not known now.
 	Load(ctx context.Context, domain string) (Entry, error)
-	// Save puts an entry in place of the one with its Domain.
+	// Save puts an entry in place of the one with its Domain. It may leave one alone whose Fetched is later: another process
+	// was faster.
 	Save(ctx context.Context, e Entry) error
 	// List returns at most max entries whose Domain sorts behind after, byte by byte, in that order. An empty list means
 	// that there are no more. "" sorts before every domain.
