@@ -29,8 +29,8 @@ type lane struct {
 	// closing: no more messages. over: the connection is dead, for a cause.
 	closing, over bool
 	cause         error
-	// hungUp: the far end said 421 last, and closed.
-	hungUp bool
+	// bye: the far end ended the session with what it said last. hungUp: it closed then.
+	bye, hungUp bool
 
 	// release gives the address its place back. took counts what was accepted, and slow says that the host asked for less.
 	release func(throttle.Verdict)
@@ -438,7 +438,7 @@ func (l *lane) read(ctx context.Context, e *entry) {
 		}
 		l.r.mu.Lock()
 		if err != nil && ctx.Err() == nil {
-			l.hungUp = l.said == 421 && !l.replies.inside() && l.c.br.Buffered() == 0 && hungUp(err)
+			l.hungUp = l.bye && !l.replies.inside() && l.c.br.Buffered() == 0 && hungUp(err)
 			l.end(err)
 		}
 	}
@@ -448,7 +448,7 @@ func (l *lane) read(ctx context.Context, e *entry) {
 
 // patience is how long the next answer may take. The caller holds mu.
 func (l *lane) patience() time.Duration {
-	if l.halted || l.said == 421 {
+	if l.halted || l.bye {
 		return lastWordsWait
 	}
 	t := l.r.s.t.timeouts
@@ -480,14 +480,16 @@ func (l *lane) take(r reply) {
 	e := l.sent[0]
 	stage := [...]string{stageMail, stageMail, stageRcpt, stageDot}[e.answers]
 	e.answers++
-	if l.said = r.code; r.code == 421 {
-		l.closing = true
-	}
+	l.said = r.code
+	l.bye = r.code == 421 || e.answers == 1 && r.class() >= 4
+	l.closing = l.closing || l.bye
 	if e.answers < 4 {
 		switch {
 		case r.class() == 2 || e.refused != nil && r.class() >= 4:
+		case r.class() >= 4 && e.answers == 1:
+			e.refused, e.mixed = resetRefused(r), true
 		case r.class() >= 4:
-			e.refused, e.mixed = refusal(stage, r), e.answers == 1
+			e.refused = refusal(stage, r)
 		default:
 			l.end(&ReplyError{Rule: "unexpected"})
 		}
@@ -545,7 +547,8 @@ func (l *lane) end(cause error) {
 
 // settle gives the entries of a dead connection their results, once it is known what was written. The caller holds mu.
 //
-// A far end that said 421 last closed in place of going on (RFC 5321 section 3.8): what came behind was not looked at.
+// A far end that said 421 last (RFC 5321 section 3.8), or refused RSET, closed in place of going on: what came behind was not
+// looked at.
 func (l *lane) settle() {
 	cause := bare(context.Background(), l.cause)
 	rest := l.sent

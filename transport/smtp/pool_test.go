@@ -102,6 +102,29 @@ func TestClosedWhileIdle(t *testing.T) {
 	require.Len(t, p.Messages(), 3)
 }
 
+// A server that has enough of a session may say so at RSET, with any code, as Exim does behind ten refused recipients: that
+// is no word on the mail.
+func TestResetRefused(t *testing.T) {
+	for _, ext := range []string{"PIPELINING", "X-NONE"} {
+		for _, end := range []bool{true, false} {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: []string{ext}, Hook: func(e smtppeer.Event) *smtppeer.Action {
+				if e.Stage == smtppeer.StageReset {
+					return &smtppeer.Action{Code: 554, Text: "Too many nonmail commands", Close: end}
+				}
+				return nil
+			}})
+			tr := l.transport(nil)
+			for range 3 {
+				_, err := l.deliver(tr, anyway)
+				require.NoError(t, err)
+			}
+			require.Equal(t, 3, p.Connections())
+			require.Len(t, p.Messages(), 3)
+		}
+	}
+}
+
 func TestOnlyOneFreshConnection(t *testing.T) {
 	l := newLab(t)
 	p := l.mx(smtppeer.Options{Hook: func(e smtppeer.Event) *smtppeer.Action {

@@ -308,6 +308,24 @@ func TestStreamLost(t *testing.T) {
 	}
 }
 
+// The same where the far end has enough of the session, and says so at RSET: nothing of what it did not look at is uncertain
+// or refused.
+func TestStreamResetRefused(t *testing.T) {
+	for _, ext := range [][]string{chunking, {"PIPELINING"}} {
+		l := newLab(t)
+		p := l.mx(smtppeer.Options{Extensions: ext, Hook: func(e smtppeer.Event) *smtppeer.Action {
+			if e.Stage == smtppeer.StageReset && e.Taken == 30 {
+				return &smtppeer.Action{Code: 554, Text: "Too many nonmail commands", Close: true}
+			}
+			return nil
+		}})
+		tr := l.transport(streaming)
+		errs := deliverAll(t, tr, anyway, 60)
+		judge(t, p, errs)
+		require.NoError(t, errors.Join(errs...))
+	}
+}
+
 // judge holds results against what the far end took.
 func judge(t testing.TB, p *smtppeer.Peer, errs []error) {
 	t.Helper()

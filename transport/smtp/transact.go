@@ -16,16 +16,17 @@ type step struct {
 	wait  time.Duration
 	want  int
 	write func(c *conn, j *job)
+	reset bool
 }
 
 // newSteps are RSET, MAIL, RCPT, DATA. RSET clears what a transaction before may have left behind: a server that refused
 // one of a pipelined group may keep its sender.
 func newSteps(t Timeouts) [4]step {
 	return [...]step{
-		{stageMail, t.EHLO, 250, writeReset},
-		{stageMail, t.Mail, 250, writeMail},
-		{stageRcpt, t.Rcpt, 250, writeRcpt},
-		{stageData, t.DataInit, 354, writeData},
+		{stageMail, t.EHLO, 250, writeReset, true},
+		{stageMail, t.Mail, 250, writeMail, false},
+		{stageRcpt, t.Rcpt, 250, writeRcpt, false},
+		{stageData, t.DataInit, 354, writeData, false},
 	}
 }
 
@@ -195,7 +196,19 @@ func (c *conn) step(ctx context.Context, s step, first *failure) *failure {
 		return nil
 	}
 	c.broken = r.code == 421 || r.class() < 4
+	if s.reset && r.class() >= 4 {
+		c.broken = true
+		return resetRefused(r)
+	}
 	return refusal(s.stage, r)
+}
+
+// resetRefused is the end of a session, and nothing said of the mail: RSET can't be refused (RFC 5321 section 4.1.1.5).
+// Exim does so behind ten refused recipients, and hangs up (smtp_accept_max_nonmail).
+func resetRefused(r reply) *failure {
+	f := refusal(stageMail, r)
+	f.Fate, f.stale, f.next = securemail.FateRetry, true, true
+	return f
 }
 
 // body streams the message, dot-stuffed, up to but without the final dot.
