@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -33,6 +34,10 @@ type tampering struct {
 	server, client bool
 	// cert takes TLS in the host's place, and passes on what it hears.
 	cert *tls.Certificate
+	// leaks takes a chunk that is refused for commands, as bad servers do.
+	leaks bool
+	// cut ends each session in place of that reply.
+	cut int
 }
 
 // middle stands between the library and a real mail host, and writes down what the library says.
@@ -119,6 +124,10 @@ type passage struct {
 	from, to net.Conn
 	lines    *bufio.Reader
 	replies  *bufio.Reader
+	// said counts the replies, and addressed says that a recipient was accepted.
+	said      int
+	addressed bool
+	reply     string
 }
 
 func (m *middle) serve(c net.Conn) {
@@ -155,10 +164,14 @@ func (p *passage) command() bool {
 	if verb == "STARTTLS" {
 		return p.startTLS()
 	}
+	if verb == "BDAT" {
+		return p.chunk(line)
+	}
 	if !p.answer(line) {
 		return false
 	}
-	if verb != "DATA" {
+	if verb != "DATA" || !p.last("3") {
+		p.addressed = verb == "RCPT" && p.last("2") || p.addressed && verb == "RCPT"
 		return verb != "QUIT"
 	}
 	for line != ".\r\n" {
@@ -170,6 +183,26 @@ func (p *passage) command() bool {
 		}
 	}
 	return p.answer("")
+}
+
+// last says whether the host's latest reply has the class.
+func (p *passage) last(class string) bool { return strings.HasPrefix(p.reply, class) }
+
+// chunk passes BDAT on.
+func (p *passage) chunk(line string) bool {
+	if p.does.leaks && !p.addressed {
+		_, err := io.WriteString(p.from, "503 5.5.1 no valid recipients\r\n")
+		return err == nil
+	}
+	size, err := strconv.Atoi(strings.Fields(line)[1])
+	if err != nil {
+		return false
+	}
+	octets := make([]byte, size)
+	if _, err := io.ReadFull(p.lines, octets); err != nil {
+		return false
+	}
+	return p.answer(line + string(octets))
 }
 
 // answer passes a line to the host, and its reply back.
@@ -191,6 +224,10 @@ func (p *passage) answer(line string) bool {
 		if len(l) < 4 || l[3] != '-' {
 			break
 		}
+	}
+	p.reply = reply
+	if p.said++; p.said == p.does.cut {
+		return false
 	}
 	_, err := io.WriteString(p.from, reply)
 	return err == nil

@@ -36,7 +36,8 @@ type conn struct {
 	// admitted is what the judgement was enough for.
 	admitted admission
 
-	uses int
+	// uses counts the messages, and refusals those of them whose envelope was refused.
+	uses, refusals int
 	// domains are those of the recipients so far, where their number is limited (RFC 9422).
 	domains []string
 	// armed is what the deadline was set to since the latest wait for a reply.

@@ -81,7 +81,18 @@ func (l *lane) enter(size int64) {
 
 // room says whether one more may come in.
 func (l *lane) room(size int64) bool {
-	return !l.closing && !l.over && l.left > 0 && l.load < l.r.s.Window && (l.load == 0 || l.octets+size <= maxUnanswered)
+	return !l.closing && !l.over && l.left > 0 && l.load < l.window() && (l.load == 0 || l.octets+size <= maxUnanswered)
+}
+
+// window is how many may be inside. What the peer is like is known when the lane is open.
+func (l *lane) window() int {
+	switch l.way {
+	case wayUnknown:
+		return min(l.r.s.Window, narrow)
+	case wayNarrow:
+		return min(l.r.s.Window, narrow-l.c.refusals)
+	}
+	return l.r.s.Window
 }
 
 // unload makes room when a message is answered, or its caller leaves without having sent it.
@@ -110,7 +121,7 @@ func (l *lane) leave(j *job, answered bool) {
 	}
 	t := l.r.s.t
 	defer l.release(l.verdict())
-	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside()
+	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside() || l.window() <= 0
 	l.c.strip()
 	if l.c.broken || l.c.spent(l.r.s.MaxUses) || !t.pool.put(l.c) {
 		l.c.quit()
@@ -161,8 +172,11 @@ func (l *lane) open(ctx context.Context, j *job, g target, fresh bool) {
 	l.closing = w == waySerial
 	c.equip()
 	l.replies.text = c.text
-	if w == wayChunks {
+	if w >= wayChunks {
 		c.bw.Reset((*laneOut)(l))
+	}
+	for range l.r.s.Window {
+		l.r.admitNext()
 	}
 }
 
@@ -504,6 +518,8 @@ func (l *lane) take(r reply) {
 		l.finish(e, "", unclear(r))
 		l.end(&ReplyError{Rule: "unexpected"})
 	case r.class() >= 4 && e.refused != nil:
+		l.c.refusals++
+		l.closing = l.closing || l.window() <= 0
 		l.finish(e, "", e.refused)
 	case r.class() >= 4:
 		f := refusal(stageDot, r)

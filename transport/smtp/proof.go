@@ -39,9 +39,9 @@ func (s *streams) find(ctx context.Context, c *conn) (way, *failure) {
 // probeChunk is a chunk that does no harm where it is taken for a command.
 const probeChunk = "NOOP\r\n"
 
-// discards asks whether the peer discards a chunk that it refuses: a chunk without a recipient, then EHLO. One that takes the
-// chunk for a command gives one answer more, and EHLO's, the only one of several lines, comes late. EHLO also ends the
-// transaction (RFC 5321 section 4.1.4).
+// discards asks whether the peer discards a chunk that it refuses: a chunk without a recipient, MAIL again, then EHLO. One that
+// takes the chunk for a command gives one answer more, and EHLO's, the only one of several lines, comes late. One that refuses
+// the second MAIL keeps the transaction, as Exim does. EHLO also ends the transaction (RFC 5321 section 4.1.4).
 func (t *Transport) discards(ctx context.Context, c *conn) (way, error) {
 	_, _ = c.bw.WriteString("RSET\r\nMAIL FROM:<>\r\n")
 	writeLast(c, []byte(probeChunk))
@@ -49,12 +49,12 @@ func (t *Transport) discards(ctx context.Context, c *conn) (way, error) {
 	if name == "" {
 		name = literal(c.net.LocalAddr())
 	}
-	c.uses++ // RFC 9422 section 4.1: each MAIL counts
-	_, _ = c.bw.WriteString("EHLO " + name + "\r\n")
+	c.uses += 2 // RFC 9422 section 4.1: each MAIL counts
+	_, _ = c.bw.WriteString("MAIL FROM:<>\r\nEHLO " + name + "\r\n")
 	if err := c.flush(ctx, t.timeouts.EHLO); err != nil {
 		return waySerial, err
 	}
-	var codes [4]int
+	var codes [5]int
 	lines := 0
 	for i := range codes {
 		lines = 0
@@ -64,7 +64,10 @@ func (t *Transport) discards(ctx context.Context, c *conn) (way, error) {
 		}
 		codes[i] = r.code
 	}
-	if lines > 1 && codes[0]/100 == 2 && codes[2]/100 >= 4 && codes[3] == 250 {
+	if lines > 1 && codes[0]/100 == 2 && codes[2]/100 >= 4 && codes[4] == 250 {
+		if codes[3]/100 != 2 {
+			return wayNarrow, nil
+		}
 		return wayChunks, nil
 	}
 	if lines == 1 {

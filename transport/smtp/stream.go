@@ -45,7 +45,14 @@ const (
 	wayData
 	// wayChunks: whole messages behind each other.
 	wayChunks
+	// wayNarrow: the same, but few.
+	wayNarrow
 )
+
+// narrow bounds the messages that are refused or unanswered on a connection to a peer that keeps a refused transaction. Exim
+// counts the RSET that ends one, and at the eleventh command that is no mail (smtp_accept_max_nonmail) hangs up, under TLS
+// with a text in the clear that proves nothing: all that is unanswered then would be uncertain. The question takes two.
+const narrow = 8
 
 // How long it is remembered which way a host goes, and of how many hosts.
 const (

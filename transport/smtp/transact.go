@@ -86,6 +86,7 @@ func (t *Transport) transact(ctx context.Context, j *job, c *conn) (string, *fai
 	used, chunked := c.uses, t.chunked(c)
 	c.count(j)
 	if f := t.ready(ctx, j, c, t.envelope(used, chunked)); f != nil {
+		c.refusals++
 		f.sent = true
 		return "", f
 	}
