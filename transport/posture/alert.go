@@ -114,7 +114,7 @@ func list(cs []Change) string {
 func (st *standing) downgrade(before *Snapshot, worse []Change, v verdict) (alert, bool) {
 	level := st.Base.Level
 	below := level != LevelUnknown && level.rank() < LevelOf(v.ratchet).rank() && v.ratchet != securemail.ChannelAny
-	fresh := below && !st.Below
+	fresh, over := below && !st.Below, st.Below && !below
 	st.Below = below
 	if len(worse) > 0 || fresh {
 		if st.Best == nil && before != nil {
@@ -129,14 +129,15 @@ func (st *standing) downgrade(before *Snapshot, worse []Change, v verdict) (aler
 		}
 		return alert{"downgrade", d}, true
 	}
+	recovered := alert{"recovered", map[string]string{"from": "downgrade", "level": string(level)}}
 	if st.Best == nil || below {
-		return alert{}, false
+		return recovered, over
 	}
 	still, _ := sorted(Diff(st.Best, st.Base))
 	switch {
 	case len(still) == 0:
 		st.Best, st.Since = nil, time.Time{}
-		return alert{"recovered", map[string]string{"from": "downgrade", "level": string(level)}}, true
+		return recovered, true
 	case v.now.Sub(st.Since) > hold || st.Since.Sub(v.now) > wrongClock:
 		st.Best, st.Since = nil, time.Time{}
 	}

@@ -216,6 +216,9 @@ func (m *Monitor) History(ctx context.Context, tenant, domain string, max int) (
 	if _, err := m.may(ctx, actRead, k); err != nil {
 		return nil, err
 	}
+	if max <= 0 {
+		return nil, nil
+	}
 	rows, err := m.raw.QueryContext(ctx, m.d.Rebind(readEntry+" ORDER BY seq DESC LIMIT ?"), k.tenant, k.domain, min(max, maxHistory))
 	if err != nil {
 		return nil, fmt.Errorf("posture: history: %w", err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
@@ -41,6 +43,9 @@ func TestHistoryGrowsByWhatChanges(t *testing.T) {
 		require.Len(t, es, 2)
 		require.Equal(t, "20260202", es[0].Found.STS.ID, "newest first")
 		require.Equal(t, []posture.Change{{Field: "sts.id", Old: "20260101", New: "20260202"}}, posture.Diff(es[1].Found, es[0].Found))
+		es, err = r.History(r.admin("clinic"), "clinic", "a.example", -1)
+		require.NoError(t, err)
+		require.Empty(t, es)
 		es, err = r.History(r.admin("clinic"), "clinic", "a.example", 1)
 		require.NoError(t, err)
 		require.Len(t, es, 1)
@@ -165,6 +170,64 @@ func TestBelowRatchetIsADowngrade(t *testing.T) {
 		require.Equal(t, "downgrade", r.out.kinds())
 		r.check("a.example")
 		require.Empty(t, r.out.kinds())
+		r.far.set(good("a.example"))
+		r.check("a.example")
+		require.Equal(t, "policy-changed recovered", sortedWords(r.out.kinds()))
+	})
+}
+
+// Whatever a domain shows, in whatever order, looking again tells nothing again.
+func TestAlertsAreToldOnce(t *testing.T) {
+	r := newRig(t, memory, posture.Options{})
+	run := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		domain := fmt.Sprintf("r%d.example", run)
+		r.now.Store(start.UnixMicro())
+		for range rapid.IntRange(1, 8).Draw(rt, "looks") {
+			o := good(domain)
+			for _, change := range rapid.SliceOf(rapid.SampledFrom([]string{"worse", "silent", "dane", "no dane", "dane unknown", "mx", "null", "old", "unreached", "deliver", "time"})).Draw(rt, "changes") {
+				switch change {
+				case "worse":
+					o = worsen(o)
+				case "silent":
+					o.Known, o.Hosts, o.Route, o.STS.State = false, nil, securemail.Route{}, "unknown"
+				case "dane", "no dane", "dane unknown":
+					for i := range o.Hosts {
+						o.Hosts[i].DANE = map[string]string{"dane": "usable", "no dane": "none", "dane unknown": "unknown"}[change]
+					}
+				case "mx":
+					if len(o.Hosts) == 1 {
+						o.Hosts = append(o.Hosts, o.Hosts[0])
+						o.Hosts[1].Name = "mx2." + domain
+					}
+				case "null":
+					o.NullMX, o.Hosts, o.Route = true, nil, securemail.Route{}
+				case "old":
+					for i := range o.Hosts {
+						o.Hosts[i].Certificates[0].NotAfter = start.Add(day)
+					}
+				case "unreached":
+					for i := range o.Hosts {
+						o.Hosts[i].Addr = netip.Addr{}
+					}
+					o.Route = securemail.Route{}
+				case "deliver":
+					r.deliver("clinic", domain, wire(securemail.ProofDANE))
+				case "time":
+					r.pass(day / 2)
+				}
+				if len(o.Hosts) == 0 {
+					o.Hosts = nil
+				}
+			}
+			r.far.set(o)
+			r.check(domain)
+			r.check(domain) // the second failure is told
+			r.out.drain()
+			r.check(domain)
+			require.Empty(rt, r.out.drain())
+		}
 	})
 }
 

@@ -207,6 +207,9 @@ func good(domain string) *transport.Observation {
 
 // worsen takes MTA-STS away, so that PKIX is all that proves the name.
 func worsen(o *transport.Observation) *transport.Observation {
+	if len(o.Hosts) == 0 {
+		return o
+	}
 	o.STS = transport.STSObservation{State: "none"}
 	o.Route.Wire, o.Hosts[0].Wire = wire(securemail.ProofPKIX), wire(securemail.ProofPKIX)
 	return o
