@@ -11,7 +11,7 @@ import (
 	"github.com/postseal/postseal/internal/sqldb/sqldbtest"
 )
 
-// servers are the databases that need a server.
+// servers are the databases that need a server: the PostgreSQL that POSTSEAL_PG_DSN names.
 func servers() map[string]opener {
 	return map[string]opener{
 		"postgres": sqldbtest.Postgres,
