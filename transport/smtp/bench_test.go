@@ -7,6 +7,7 @@ import (
 
 	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/dane"
 	"github.com/postseal/postseal/transport/smtp"
 )
 
@@ -43,3 +44,20 @@ func BenchmarkDeliver(b *testing.B) {
 }
 
 var _ securemail.Transport = (*smtp.Transport)(nil)
+
+// BenchmarkDecide is what the policies of one delivery cost, where nothing is published and where all is.
+func BenchmarkDecide(b *testing.B) {
+	for name, k := range map[string]smtp.Knowledge{
+		"none": {Host: "mx.test", Floor: named, Ratchet: anyway, DANE: dane.None, STS: smtp.STSNone, Hop: securemail.HopFinal},
+		"all":  {Host: "mx.test", Floor: named, Ratchet: verified, DANE: dane.Usable, STS: smtp.STSEnforce, STSMatch: true, Hop: securemail.HopFinal},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if smtp.Decide(k).Verdict != smtp.VerdictDeliver {
+					b.Fatal("not delivered")
+				}
+			}
+		})
+	}
+}
