@@ -275,7 +275,8 @@ func (r *road) drop(l *lane) {
 			break
 		}
 	}
-	for range r.s.Window {
+	// All: they may make a lane, or learn that the host takes no streams.
+	for len(r.waiting) > 0 {
 		r.admitNext()
 	}
 }

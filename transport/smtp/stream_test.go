@@ -109,7 +109,7 @@ func TestStreamIsForThoseWhoCan(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			l := newLab(t)
 			p := l.mx(o)
-			tr := l.transport(streaming)
+			tr := l.transport(func(o *smtp.Options) { o.Stream = &smtp.Stream{Window: 1} }) // the others wait to hear so
 			for _, err := range deliverAll(t, tr, anyway, 20) {
 				require.NoError(t, err)
 			}
