@@ -5,14 +5,13 @@ import (
 	"net"
 
 	"github.com/postseal/postseal/mtasts"
-	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
 	"github.com/postseal/postseal/transport/posture"
 	"github.com/postseal/postseal/transport/smtp"
 )
 
 // openTransport makes the Transport, and what it must remember of domains where it delivers to their own mail hosts.
-func (s *System) openTransport(ctx context.Context, so *smtp.Options, o *Options) (err error) {
+func (s *System) openTransport(ctx context.Context, so *smtp.Options) (err error) {
 	direct := so.Relay == nil
 	txt := resolverOf(so)
 	if direct && so.STS == nil && txt != nil {
@@ -21,19 +20,26 @@ func (s *System) openTransport(ctx context.Context, so *smtp.Options, o *Options
 		}
 	}
 	s.STS = so.STS
-	memory := &ratchet{}
-	if direct && so.Ratchet == nil {
-		so.Ratchet = memory
+	if direct {
+		if err := s.openMonitor(ctx, so, txt); err != nil {
+			return err
+		}
 	}
-	if s.Transport, err = smtp.New(so); err != nil || !direct {
-		return err
+	if s.Transport, err = smtp.New(so); err == nil && direct {
+		s.Monitor.Use(s.Transport)
 	}
-	po := &posture.Options{Outbox: s.Queue, AutoWatch: true, Now: o.Now, Logger: o.Logger}
+	return err
+}
+
+// openMonitor makes what remembers the TLS of domains, and lets it bind deliveries.
+func (s *System) openMonitor(ctx context.Context, so *smtp.Options, txt mtasts.Resolver) (err error) {
+	po := &posture.Options{Outbox: s.Queue, AutoWatch: true, Now: so.Now, Logger: so.Logger}
 	if txt != nil {
 		po.Resolver = txt
 	}
-	s.Monitor, err = posture.New(ctx, s.DB, s.Transport, po)
-	memory.monitor = s.Monitor
+	if s.Monitor, err = posture.New(ctx, s.DB, nil, po); err == nil && so.Ratchet == nil {
+		so.Ratchet = s.Monitor
+	}
 	return err
 }
 
@@ -57,12 +63,4 @@ func resolverOf(so *smtp.Options) mtasts.Resolver {
 	}
 	r, _ := so.Resolver.(mtasts.Resolver)
 	return r
-}
-
-// ratchet is the Monitor, which needs the Transport that needs a Ratchet.
-type ratchet struct{ monitor *posture.Monitor }
-
-// Least implements smtp.Ratchet.
-func (r *ratchet) Least(ctx context.Context, tenant, domain string) (securemail.Channel, error) {
-	return r.monitor.Least(ctx, tenant, domain)
 }

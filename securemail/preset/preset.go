@@ -195,7 +195,7 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		so = *o.SMTP
 	}
 	so.Relay, so.Now, so.Logger = cmp.Or(o.Relay, so.Relay), o.Now, o.Logger
-	if err := s.openTransport(ctx, &so, o); err != nil {
+	if err := s.openTransport(ctx, &so); err != nil {
 		return nil, err
 	}
 	var po pgp.Options
