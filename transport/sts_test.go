@@ -276,3 +276,60 @@ func TestSTSStoreFaults(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// far is the DNS and the policy host of every domain.
+type far struct{ down bool }
+
+var errDown = errors.New("down")
+
+func (f *far) LookupTXT(context.Context, string) ([]string, error) {
+	if f.down {
+		return nil, errDown
+	}
+	return []string{"v=STSv1; id=1;"}, nil
+}
+
+func (f *far) Fetch(context.Context, string) ([]byte, error) {
+	if f.down {
+		return nil, errDown
+	}
+	return []byte("version: STSv1\nmode: enforce\nmx: mx.clinic.test\nmax_age: 604800\n"), nil
+}
+
+// TestSTSStoreBindsAfterRestart: what was once fetched is enforced by the next process too, though nothing answers it, and a
+// database that can't be written costs nothing but the memory of it.
+func TestSTSStoreBindsAfterRestart(t *testing.T) {
+	cache := func(s mtasts.Store, f *far) *mtasts.Cache {
+		c, err := mtasts.New(s, &mtasts.Options{Resolver: f, Fetcher: f, Now: func() time.Time { return stsNow }})
+		require.NoError(t, err)
+		return c
+	}
+	enforced := func(c *mtasts.Cache) {
+		state, err := c.Lookup(t.Context(), "clinic.test")
+		require.NoError(t, err)
+		require.NotNil(t, state.Policy)
+		require.Equal(t, mtasts.Enforce, state.Policy.Mode)
+	}
+	eachDatabase(t, func(t *testing.T, open func() *sql.DB) {
+		db := open()
+		enforced(cache(stsStore(t, db), &far{}))
+		require.NoError(t, db.Close())
+		enforced(cache(stsStore(t, open()), &far{down: true}))
+
+		db = open()
+		s := stsStore(t, db)
+		require.NoError(t, db.Close())
+		_, err := cache(s, &far{down: true}).Lookup(t.Context(), "clinic.test")
+		require.Error(t, err, "not known is not none")
+	})
+
+	db := sqldbtest.SQLite(t, filepath.Join(t.TempDir(), "db"), sqldbtest.Safe)
+	db.SetMaxOpenConns(1)
+	s, f := stsStore(t, db), &far{}
+	_, err := db.Exec("PRAGMA query_only=1")
+	require.NoError(t, err)
+	c := cache(s, f)
+	enforced(c)
+	f.down = true
+	enforced(c)
+}
