@@ -52,8 +52,9 @@
 // # The point of no return
 //
 // The message's octets go out after the peer accepted sender, recipient and DATA. The final dot, without which no peer
-// may deliver (RFC 5321 section 4.1.1.4), is held back until Shipment.Intend has returned nil. An error of Intend drops
-// the connection. After the dot, whatever is no clear answer is FateUncertain and is never repeated here.
+// may deliver (RFC 5321 section 4.1.1.4), or with BDAT the whole last chunk, is held back until Shipment.Intend has returned
+// nil. An error of Intend drops the connection or leaves it to a RSET. A stream of chunks calls Intend before the message
+// goes, and so before the recipient's answer is known. After the dot, whatever is no clear answer is FateUncertain and is never repeated here.
 //
 // # Replies
 //
@@ -62,6 +63,21 @@
 // and AUTH (RFC 4954 section 6: a wrong password is ours to mend), 530 and 503 anywhere, and 552 to RCPT (RFC 5321 section
 // 4.5.3.1.10). A host that fails before RCPT is followed by the next one. Texts of the far end are in
 // DeliveryError.Remote, at most 512 octets, and in no error text and no log line.
+//
+// # Many messages
+//
+// Connections are kept and shared by deliveries to one place under the same demands ([Identity] included), as many messages
+// at a time as [Limits] and the answers allow; a far end's own limits (RFC 9422) are kept. A host that put a recipient off is
+// the first to be asked again, since a greylist waits for the same client there. Messages go by DATA, or by BDAT where
+// [Chunking] says so.
+//
+// With [Stream] the messages of concurrent deliveries follow each other on one connection without waiting for the answers:
+// a peer that proved that it discards a chunk it refuses gets whole messages behind each other, any other that offers
+// PIPELINING the next envelope behind the final dot. Each delivery gets its own answer; a refused recipient and a context
+// that ends leave the neighbours alone; what was out when a connection was lost is uncertain, and the rest goes once more. No
+// goroutine is started for it: of the callers that wait one writes and one reads for all.
+//
+// Where the peer offers DSN (RFC 3461) it is asked for reports with headers alone, so that none quotes a body back.
 //
 // # Not here
 //

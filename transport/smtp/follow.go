@@ -156,17 +156,17 @@ func (l *lane) envelope(ctx context.Context, e *entry) *failure {
 func (l *lane) invite() {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
-	for len(l.line) > 0 {
-		e := l.line[0]
-		w, f := l.admit(e.j, e.plan)
-		if f != nil {
-			return // it will hear so when it is its turn
-		}
-		e.wire, e.ahead = w, true
-		l.c.count(e.j)
-		for _, s := range l.r.s.t.steps {
-			s.write(l.c, e.j)
-		}
+	if len(l.line) == 0 {
 		return
+	}
+	e := l.line[0]
+	w, f := l.admit(e.j, e.plan)
+	if f != nil {
+		return // it will hear so when it is its turn
+	}
+	e.wire, e.ahead = w, true
+	l.c.count(e.j)
+	for _, s := range l.r.s.t.steps {
+		s.write(l.c, e.j)
 	}
 }

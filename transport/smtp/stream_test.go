@@ -385,3 +385,141 @@ func judge(t testing.TB, p *smtppeer.Peer, errs []error) {
 		}
 	}
 }
+
+// What a hostile far end says in a stream is bounded, and ends that connection alone.
+func TestStreamHostile(t *testing.T) {
+	for name, a := range map[string]smtppeer.Action{
+		"endless line":  {Banner: 4 << 20},
+		"endless reply": {Code: 250, Text: "x", Lines: 100_000},
+		"NULs":          {Raw: strings.Repeat("\x00", 10_000) + "\r\n"},
+		"no code":       {Raw: "hello\r\n"},
+		"half a reply":  {Raw: "250-x\r\n25", Close: true},
+	} {
+		for _, stage := range []smtppeer.Stage{smtppeer.StageReset, smtppeer.StageRcpt, smtppeer.StageDot} {
+			for _, ext := range [][]string{chunking, {"PIPELINING"}} {
+				t.Run(name+"/"+string(stage)+"/"+ext[len(ext)-1], func(t *testing.T) {
+					l := newLab(t)
+					p := l.mx(smtppeer.Options{Extensions: ext, Hook: func(e smtppeer.Event) *smtppeer.Action {
+						if e.Stage == stage && e.Conn == 1 && e.Taken == 10 {
+							return &a
+						}
+						return nil
+					}})
+					tr := l.transport(streaming)
+					errs := deliverAll(t, tr, anyway, 40)
+					judge(t, p, errs)
+					require.LessOrEqual(t, tr.Idle(), 1)
+					_, err := l.deliver(tr, anyway)
+					require.NoError(t, err)
+				})
+			}
+		}
+	}
+}
+
+// A far end that answers before it is asked is given up.
+func TestStreamRepliesBeforeCommands(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{Extensions: chunking, Hook: func(e smtppeer.Event) *smtppeer.Action {
+		if e.Stage == smtppeer.StageDot && e.Conn == 1 {
+			return &smtppeer.Action{Raw: "250 2.0.0 ok\r\n250 2.0.0 ok\r\n250 2.0.0 ok\r\n"}
+		}
+		return nil
+	}})
+	tr := l.transport(streaming)
+	_, err := l.deliver(tr, anyway)
+	require.NoError(t, err)
+	require.Zero(t, tr.Idle(), "octets that nobody asked for")
+	_, err = l.deliver(tr, anyway)
+	require.NoError(t, err)
+	require.Equal(t, 2, p.Connections())
+}
+
+// A context that ends takes its own message out, and no other.
+func TestStreamContextEnds(t *testing.T) {
+	for _, ext := range [][]string{chunking, {"PIPELINING"}} {
+		t.Run(ext[len(ext)-1], func(t *testing.T) {
+			hold := make(chan struct{})
+			reached := make(chan struct{})
+			var once sync.Once
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: ext, Hook: func(e smtppeer.Event) *smtppeer.Action {
+				if e.Stage == smtppeer.StageDot {
+					once.Do(func() { close(reached) })
+					<-hold
+				}
+				return nil
+			}})
+			tr := l.transport(streaming)
+			errs := make([]error, 12)
+			ctxs := make([]context.CancelFunc, len(errs))
+			var wg, ended sync.WaitGroup
+			for i := range errs {
+				ctx, cancel := context.WithCancel(context.Background())
+				defer cancel()
+				ctxs[i] = cancel
+				s := numbered(t, anyway, i)
+				if i%3 == 0 {
+					ended.Add(1)
+				}
+				wg.Go(func() {
+					_, errs[i] = tr.Deliver(ctx, s)
+					if i%3 == 0 {
+						ended.Done()
+					}
+				})
+			}
+			<-reached
+			for i := 0; i < len(ctxs); i += 3 {
+				ctxs[i]()
+			}
+			ended.Wait() // they leave though the far end is silent
+			close(hold)
+			wg.Wait()
+			taken := whole(t, p)
+			for i, err := range errs {
+				switch d, failed := errorAs[*securemail.DeliveryError](err); {
+				case i%3 != 0 && ext[len(ext)-1] == "CHUNKING":
+					require.NoError(t, err, i)
+				case failed && d.Fate != securemail.FateUncertain:
+					require.Zero(t, taken[i])
+				}
+				require.LessOrEqual(t, taken[i], 1)
+			}
+		})
+	}
+}
+
+// Streams to one place under other demands never meet.
+func TestStreamsOfOthers(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{Extensions: append([]string{"REQUIRETLS"}, chunking...), TLS: ca.Config("mx1.test")})
+	tr := l.transport(func(o *smtp.Options) {
+		o.Stream, o.Pins = &smtp.Stream{}, map[string]smtp.Pin{"clinic.test": {Hosts: []string{"mx1.test"}}}
+	})
+	var wg sync.WaitGroup
+	for i := range 40 {
+		s := numbered(t, []securemail.Channel{anyway, encrypted, named}[i%3], i)
+		s.RequireTLS = i%2 == 0
+		wg.Go(func() {
+			if _, err := tr.Deliver(context.Background(), s); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	require.Len(t, whole(t, p), 40)
+	required := map[int]map[bool]bool{}
+	for _, m := range p.Messages() {
+		if m.From == "" {
+			continue
+		}
+		if required[m.Conn] == nil {
+			required[m.Conn] = map[bool]bool{}
+		}
+		required[m.Conn][strings.Contains(strings.Join(m.Params, " "), "REQUIRETLS")] = true
+		require.Len(t, required[m.Conn], 1)
+	}
+	_, err := smtp.New(&smtp.Options{Stream: &smtp.Stream{Window: -1}})
+	require.ErrorContains(t, err, "Stream")
+}
