@@ -369,6 +369,56 @@ func TestDANE(t *testing.T) {
 	})
 }
 
+// RFC 7672 sections 2.2.2 and 2.2.3: an MX host that is an alias has its records, and is asked for, by the name it leads to,
+// if DNSSEC proves the way; a certificate may name either.
+func TestDANEBehindAnAlias(t *testing.T) {
+	l := newLab(t)
+	own := smtppeer.SelfSigned("real.test")
+	config := smtppeer.ServerConfig(own)
+	var mu sync.Mutex
+	var names []string
+	config.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		names = append(names, h.ServerName)
+		return nil, nil
+	}
+	l.host("real.test", smtppeer.Options{TLS: config})
+	l.records("real.test", dnspeer.Secure)
+	l.records("alias.test", "CNAME real.test.", dnspeer.Secure)
+	l.records("clinic.test", "MX 1 alias.test.", dnspeer.Secure)
+	l.records("_25._tcp.real.test", record(t, own.Leaf, 3, 1, 1), dnspeer.Secure)
+	r, err := l.deliver(l.transport(nil), verified)
+	require.NoError(t, err)
+	require.Equal(t, securemail.ProofDANE, r.Proof)
+	require.Equal(t, "alias.test", r.Peer)
+	mu.Lock()
+	defer mu.Unlock()
+	require.Equal(t, []string{"real.test"}, names)
+}
+
+// A kept connection is held to the records that hold now: after a change of keys a delivery has one of its own.
+func TestNewRecordsNewConnection(t *testing.T) {
+	l := newLab(t)
+	own := smtppeer.SelfSigned("mx1.test")
+	p := l.mx(smtppeer.Options{TLS: smtppeer.ServerConfig(own)})
+	l.tlsa("mx1.test", record(t, own.Leaf, 3, 1, 1))
+	now := time.Now()
+	tr := l.transport(func(o *smtp.Options) { o.Now = func() time.Time { return now } })
+	for range 2 {
+		_, err := l.deliver(tr, anyway)
+		require.NoError(t, err)
+	}
+	require.Equal(t, 1, p.Connections())
+	p.Reset()
+	delete(l.zone, "_25._tcp.mx1.test")
+	l.tlsa("mx1.test", record(t, ca.Cert("mx1.test").Leaf, 3, 1, 1))
+	now = now.Add(2 * time.Minute) // the records' time to live is one
+	_, err := l.deliver(tr, anyway)
+	require.Contains(t, rules(wantChannel(t, err).Wire.Reasons), "dane-mismatch")
+	untouched(t, p)
+}
+
 // RFC 8461 sections 2 and 5: each binds by itself, and neither excuses the other.
 func TestDANEAndSTSTogether(t *testing.T) {
 	good, own := ca.Cert("mx1.test"), smtppeer.SelfSigned("mx1.test")
