@@ -111,21 +111,30 @@ func (l *lane) leave(j *job, answered bool) {
 	}
 	l.users--
 	last := l.users == 0
-	if last {
-		l.over = true
-		l.r.drop(l)
-	}
+	l.over = l.over || last
 	l.r.mu.Unlock()
-	if !last || l.c == nil {
+	if !last {
+		return
+	}
+	// Others find the connection in the pool, and not its lane.
+	l.dismiss()
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.r.drop(l)
+}
+
+// dismiss keeps or closes the connection that nobody uses any more.
+func (l *lane) dismiss() {
+	if l.c == nil {
 		return
 	}
 	t := l.r.s.t
-	defer l.release(l.verdict())
 	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside() || l.window() <= 0
 	l.c.strip()
 	if l.c.broken || l.c.spent(l.r.s.MaxUses) || !t.pool.put(l.c) {
 		l.c.quit()
 	}
+	l.release(l.verdict())
 }
 
 // verdict says what the whole stream showed of the host.
