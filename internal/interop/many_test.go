@@ -191,7 +191,6 @@ func TestStreamCut(t *testing.T) {
 	m.become(tampering{cut: 90})
 	tr := streamThrough(t)
 	mails, results := flood(t, tr, p.streamers(), securemail.ChannelAny)
-	tr.CloseIdle()
 	m.become(tampering{})
 	last := newMail("anna@"+named, "the last\r\n")
 	_, _, err := last.send(t, tr, securemail.ChannelAny)

@@ -88,7 +88,7 @@ func (l *lane) room(size int64) bool {
 func (l *lane) window() int {
 	switch l.way {
 	case wayUnknown:
-		return min(l.r.s.Window, narrow)
+		return min(l.r.s.Window, narrow-narrowKept)
 	case wayNarrow:
 		return min(l.r.s.Window, narrow-l.c.refusals)
 	}
@@ -129,7 +129,7 @@ func (l *lane) dismiss() {
 		return
 	}
 	t := l.r.s.t
-	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside() || l.window() <= 0
+	l.c.broken = l.c.broken || len(l.sent) > 0 || l.replies.inside() || l.way == wayNarrow && l.c.refusals > narrowKept
 	l.c.strip()
 	if l.c.broken || l.c.spent(l.r.s.MaxUses) || !t.pool.put(l.c) {
 		l.c.quit()
@@ -203,6 +203,11 @@ func (l *lane) find(ctx context.Context, j *job, g target, fresh bool) (c *conn,
 	if !fresh {
 		c = t.pool.take(l.r.key, j.Recipient.Address.Domain())
 	}
+	if c != nil && !t.lives(ctx, c) {
+		c.broken = true
+		c.quit()
+		c = nil
+	}
 	pooled := c != nil
 	if c == nil {
 		if c, f = t.open(ctx, j, g, l.r.key.me); f != nil {
@@ -216,6 +221,15 @@ func (l *lane) find(ctx context.Context, j *job, g target, fresh bool) (c *conn,
 		return nil, waySerial, f
 	}
 	return c, w, nil
+}
+
+// lives asks on a connection that was idle before a stream goes out on it: what is written to a far end that closed
+// meanwhile would be uncertain. The RSET counts like one behind a refusal, see narrow.
+func (t *Transport) lives(ctx context.Context, c *conn) bool {
+	stop := c.attend(ctx)
+	r, err := c.ask(ctx, t.timeouts.EHLO, "RSET", nil)
+	c.refusals++
+	return stop() && err == nil && r.class() == 2 && !c.broken
 }
 
 // sorry is the failure of those who find no connection.

@@ -52,7 +52,11 @@ const (
 // narrow bounds the messages that are refused or unanswered on a connection to a peer that keeps a refused transaction. Exim
 // counts the RSET that ends one, and at the eleventh command that is no mail (smtp_accept_max_nonmail) hangs up, under TLS
 // with a text in the clear that proves nothing: all that is unanswered then would be uncertain. The question takes two.
-const narrow = 8
+// A connection with more than narrowKept refusals is not kept.
+const (
+	narrow     = 8
+	narrowKept = 3
+)
 
 // How long it is remembered which way a host goes, and of how many hosts.
 const (
