@@ -2,8 +2,8 @@
 // several ways in turn, [Limit] gives no domain more than it takes, and [Record] tells of each delivery's end. The ways
 // themselves are in the packages below: transport/smtp to mail hosts and smart hosts, transport/httpapi to providers over
 // HTTPS; a host program may write its own and test it with transport/transporttest. [STSStore] keeps MTA-STS policies for
-// mtasts.Cache in the host's database, [TLSRPTStore] the counts of transport/tlsrpt. [DKIM] makes a securemail.Signer of
-// transport/dkim.
+// mtasts.Cache in the host's database, [TLSRPTStore] the counts of transport/tlsrpt, and [MailReports] sends its reports by a
+// Transport. [DKIM] makes a securemail.Signer of transport/dkim.
 //
 // The combinators keep the contract of securemail.Transport: they never send twice what a far end may have accepted, and
 // a floor that one way misses is met by another or not at all.

@@ -5,21 +5,27 @@ import (
 	"net"
 
 	"github.com/postseal/postseal/mtasts"
+	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
 	"github.com/postseal/postseal/transport/posture"
 	"github.com/postseal/postseal/transport/smtp"
 )
 
 // openTransport makes the Transport, and what it must remember of domains where it delivers to their own mail hosts.
-func (s *System) openTransport(ctx context.Context, so *smtp.Options) (err error) {
+func (s *System) openTransport(ctx context.Context, so *smtp.Options, o *Options) (err error) {
 	direct := so.Relay == nil
 	txt := resolverOf(so)
 	if direct && so.STS == nil && txt != nil {
-		if so.STS, err = s.openSTS(ctx, so, txt); err != nil {
+		if so.STS, err = s.openSTS(ctx, so, o.STS, txt); err != nil {
 			return err
 		}
 	}
 	s.STS = so.STS
+	if o.TLSReports != nil {
+		if err := s.openReports(ctx, so, &reporting{o.TLSReports, o.DKIM, txt, logger(o)}); err != nil {
+			return err
+		}
+	}
 	if direct {
 		if err := s.openMonitor(ctx, so, txt); err != nil {
 			return err
@@ -44,16 +50,38 @@ func (s *System) openMonitor(ctx context.Context, so *smtp.Options, txt mtasts.R
 }
 
 // openSTS keeps policies in the database: one that is forgotten with the process protects nobody who restarts.
-func (s *System) openSTS(ctx context.Context, so *smtp.Options, r mtasts.Resolver) (*mtasts.Cache, error) {
+func (s *System) openSTS(ctx context.Context, so *smtp.Options, co *mtasts.ClientOptions, r mtasts.Resolver) (*mtasts.Cache, error) {
 	store, err := transport.STSStore(ctx, s.DB, &transport.STSOptions{Now: so.Now})
 	if err != nil {
 		return nil, err
 	}
-	client, err := mtasts.NewClient(&mtasts.ClientOptions{RootCAs: so.RootCAs, AllowPrivate: so.AllowPrivate})
+	if co == nil {
+		co = &mtasts.ClientOptions{RootCAs: so.RootCAs, AllowPrivate: so.AllowPrivate}
+	}
+	client, err := mtasts.NewClient(co)
 	if err != nil {
 		return nil, err
 	}
 	return mtasts.New(store, &mtasts.Options{Resolver: r, Fetcher: client, Now: so.Now, Logger: so.Logger})
+}
+
+// addChannel puts into c what runs beside the Transport and behind it.
+func (s *System) addChannel(c *securemail.Config, o *Options) error {
+	if s.STS != nil {
+		c.Parts = append(c.Parts, s.STS)
+	}
+	if s.Monitor != nil {
+		c.Parts, c.Sinks["posture"] = append(c.Parts, s.Monitor), s.Monitor
+	}
+	if s.Sessions != nil {
+		c.Parts = append(c.Parts, s.Sessions, s.Reporter)
+	}
+	if o.DKIM == nil {
+		return nil
+	}
+	signer, err := transport.DKIM(o.DKIM, nil)
+	c.Signer = signer
+	return err
 }
 
 // resolverOf is who answers for TXT records; nil: nobody does.

@@ -13,6 +13,9 @@
 // TLS to a peer that only claims its name. Without [Options].BaseURL there is no escrow: mail that would go there is held,
 // Explain says so, and one log line does.
 //
+// With direct delivery MTA-STS policies, what was learned of domains, and (with [Options].TLSReports) counts of TLS sessions
+// are kept in the database, so that they bind, and are reported, after a restart too. examples/channel shows them at work.
+//
 // # Files
 //
 // Beside the database file PATH lie PATH.key with PATH.key.epoch, PATH.key.scopes and PATH.key.lock (the key ring: without it
@@ -22,6 +25,6 @@
 //
 // # What it does not do
 //
-// It starts no goroutine: call [System.Run], or [System.RunDue] from a timer. It serves nothing: mount [System.Handler]
+// It starts no goroutine: call [System.Run], or [System.RunDue] and [System.Upkeep] from timers. It serves nothing: mount [System.Handler]
 // behind TLS. It has one tenant, "", unless Options.Override sets securemail.Config.Tenants.
 package preset

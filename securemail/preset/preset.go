@@ -27,8 +27,10 @@ import (
 	"github.com/postseal/postseal/securemail/keyring"
 	"github.com/postseal/postseal/securemail/policy"
 	"github.com/postseal/postseal/securemail/queue"
+	"github.com/postseal/postseal/transport/dkim"
 	"github.com/postseal/postseal/transport/posture"
 	"github.com/postseal/postseal/transport/smtp"
+	"github.com/postseal/postseal/transport/tlsrpt"
 )
 
 // Options tune a System. Nil is the zero value: direct delivery to mail hosts, PGP to pinned keys, no escrow.
@@ -47,6 +49,15 @@ type Options struct {
 	Relay *smtp.Relay
 	// SMTP are the transport's further options; Relay, Now and Logger here override those there.
 	SMTP *smtp.Options
+	// STS is how MTA-STS policies are fetched; nil: with the RootCAs and AllowPrivate of SMTP. It counts for nothing where
+	// SMTP.STS is set, or with a Relay.
+	STS *mtasts.ClientOptions
+	// DKIM signs all that leaves, notices too, by the keys of its author's domain, by way of a Relay as well. Mail whose
+	// domain has no key now waits for one; transport.DKIM has other answers, and choices, for Override. Nil: nothing is signed.
+	DKIM *dkim.Signer
+	// TLSReports counts sessions and reports on them daily, by mail and HTTPS. It needs DKIM, and is an error with a Relay.
+	// Nil: nothing is counted.
+	TLSReports *TLSReports
 	// PGP are the PGP encryptor's options, such as signing keys; nil: it encrypts only.
 	PGP *pgp.Options
 	// Owner names this process among those on one database; see queue.Options. Empty: the host name.
@@ -78,9 +89,14 @@ type System struct {
 	// Monitor watches the TLS of the domains that mail goes to, and is the Transport's Ratchet; nil with a Relay. Unless
 	// SMTP.Ratchet is set, a domain that proved its name must do so again.
 	Monitor *posture.Monitor
+	// Sessions counts TLS sessions, Reporter tells of those of finished days; nil without Options.TLSReports.
+	Sessions *tlsrpt.Collector
+	Reporter *tlsrpt.Reporter
 	// Escrow and Portal are nil without a BaseURL.
 	Escrow *escrow.Escrow
 	Portal *portal.Portal
+
+	reports *smtp.Transport // the Reporter's
 
 	ownDB bool
 	stop  context.CancelFunc
@@ -88,7 +104,7 @@ type System struct {
 
 	mu     sync.Mutex // guards closed and adding to wg
 	closed bool
-	wg     sync.WaitGroup // calls of Run and RunDue under way
+	wg     sync.WaitGroup // calls of Run, RunDue and Upkeep under way
 }
 
 // ErrClosed says that Close was called.
@@ -195,7 +211,7 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		so = *o.SMTP
 	}
 	so.Relay, so.Now, so.Logger = cmp.Or(o.Relay, so.Relay), o.Now, o.Logger
-	if err := s.openTransport(ctx, &so); err != nil {
+	if err := s.openTransport(ctx, &so, o); err != nil {
 		return nil, err
 	}
 	var po pgp.Options
@@ -217,11 +233,8 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		Service:    securemail.Actor{ID: "host", Kind: "service"},
 		Logger:     o.Logger, Now: o.Now,
 	}
-	if s.STS != nil {
-		c.Parts = append(c.Parts, s.STS)
-	}
-	if s.Monitor != nil {
-		c.Parts, c.Sinks["posture"] = append(c.Parts, s.Monitor), s.Monitor
+	if err := s.addChannel(c, o); err != nil {
+		return nil, err
 	}
 	methods := []securemail.Method{securemail.MethodPGP}
 	if o.BaseURL != "" {
@@ -269,6 +282,32 @@ func (s *System) RunDue(ctx context.Context) (int, error) {
 	return s.Mailer.RunDue(ctx)
 }
 
+// Upkeep does once, now, what the parts do in Run beside the mail: it fetches MTA-STS policies again, looks at domains,
+// writes the sessions counted, and sends the TLS reports that are due. A host that calls RunDue from a timer calls this
+// from another, every ten minutes, say. A part that fails stops no other.
+func (s *System) Upkeep(ctx context.Context) error {
+	ctx, done, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	var errs []error
+	if s.STS != nil {
+		_, err := s.STS.Refresh(ctx)
+		errs = append(errs, err)
+	}
+	if s.Monitor != nil {
+		_, err := s.Monitor.Refresh(ctx)
+		errs = append(errs, err)
+	}
+	if s.Sessions != nil {
+		errs = append(errs, s.Sessions.Flush(ctx)) // first: what is due may lie there
+		_, err := s.Reporter.SendDue(ctx)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 func (s *System) begin(ctx context.Context) (context.Context, func(), error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -281,7 +320,8 @@ func (s *System) begin(ctx context.Context) (context.Context, func(), error) {
 	return ctx, func() { stop(); cancel(); s.wg.Done() }, nil
 }
 
-// Close stops Run, waits for it, and closes the parts, and the database where Open opened it. A second Close is nil.
+// Close stops Run, waits for it, writes the sessions counted since the last Flush, and closes the parts, and the database
+// where Open opened it. A second Close is nil.
 func (s *System) Close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -304,6 +344,14 @@ func (s *System) closeParts() error {
 	var errs []error
 	if s.Transport != nil {
 		errs = append(errs, s.Transport.Close())
+	}
+	if s.reports != nil {
+		errs = append(errs, s.reports.Close())
+	}
+	if s.Sessions != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		errs = append(errs, s.Sessions.Flush(ctx))
 	}
 	if s.Ledger != nil {
 		errs = append(errs, s.Ledger.Close())
