@@ -6,24 +6,24 @@
 //	postseal probe [-own] [flags] DOMAIN...                    looks at how domains can be reached by TLS, and sends nothing
 //	postseal mtasts [flags] DOMAIN                             shows its MTA-STS policy, or what yours is to publish
 //
+// send prints a line a recipient: address, state, method, what protects the mail and how the mail host was proved, and the reasons
+// of the rules and of the host, each as rule: text. explain prints address, method, the choices in order, how the host is proved
+// now, and the reasons.
+//
 // Flags of send and explain:
 //
 //	-relay host:port    give everything to this smart host, by STARTTLS (port 465: TLS at once)
-//	-operator NAME      vouches for the road beyond the relay, under -agreement REF; without both the relay meets no floor
-//	-resolver addr      ask this DNS server (ip or ip:port) instead of the system's, and deliver where it says, private and
-//	                    loopback addresses included
+//	-operator NAME      vouches for the road beyond the relay, under -agreement REF, which lasts to the day -until; without it the
+//	                    relay meets no floor
 //	-policy NAME        try-tls (default), forced, exclusive, or escrow
 //	-purpose NAME       treatment (default), payment, operations, or marketing; exclusive drops, so it is for marketing only
 //	-keys FOLDER        pinned PGP keys with their keys.json; see package encrypt/keys
 //	-base-url URL       where the pick-up pages are; without it there is no escrow, and such mail is held
 //	-insecure-loopback  allow http for a -base-url on loopback
-//	-store FILE         keep queue, keys and audit log there, so that the next run tries again what is deferred, and what is
-//	                    held can be released by a program; without it they live as long as the command
-//	-ca FILE            trust the authorities in this PEM file instead of the system's
-//	-port N             where mail hosts listen, instead of 25
-//	-json               one JSON object a recipient
+//	-store FILE         keep queue, keys, policies and audit log there, so that the next run tries again what is deferred, and what
+//	                    is held can be released by a program; without it they live as long as the command
 //
-// Flags of probe and mtasts, which may stand behind the domains too:
+// Flags of all, which may stand behind the domains too:
 //
 //	-resolver addr      ask this DNS server (ip or ip:port) instead of the system's, and connect where it says, private and
 //	                    loopback addresses included. DANE needs one that validates DNSSEC, with -trust-ad
@@ -33,8 +33,8 @@
 //	-port N, -https-port N
 //	                    where mail hosts listen and policies are served, instead of 25 and 443
 //	-ca FILE            trust the authorities in this PEM file instead of the system's
-//	-timeout D          for each domain; 1m
-//	-json               one JSON object a domain
+//	-timeout D          for each domain, 1m; for each recipient, 1h
+//	-json               one JSON object a domain or recipient
 //
 // probe speaks with each mail host up to TLS and says QUIT. It exits 1 where a domain was not reached. With -own it also judges
 // what the domain itself publishes: SPF, DKIM (-selector NAME, may be repeated), DMARC, TLSRPT, whether the MTA-STS policy fits
@@ -47,6 +47,12 @@
 //	-publish -mx HOST[,HOST] [-mode M] [-max-age T] [-id ID]   record and policy of MTA-STS; testing first, then enforce
 //	-tlsa cert.pem -host MX                                    the TLSA record of a mail host's certificate; sign the zone
 //	-tlsrpt mailto:A[,https://B]                               the record that asks for TLS reports
+//
+// The JSON of probe is that of posture.Snapshot, and with -own the list own of {check, verdict, text}. That of mtasts has domain,
+// verdict (enforce, testing, none, unknown), why, record, id, policy, max_age in seconds, and mx, from mail host to the pattern that
+// allows it; where records are printed, domain, dns (zone file lines), url and policy. That of send and explain has recipient, use (the
+// method), and wire: peer, proof, tls_version, tls_suite, tls_group, fips, reasons; of send also status, as in webhooks; of explain
+// also choices, else, reasons. What is empty is left out.
 package main
 
 import (

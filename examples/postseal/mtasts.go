@@ -32,7 +32,7 @@ type stsFlags struct {
 func mtastsCommand(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err error) {
 	f := &stsFlags{}
 	fs := flag.NewFlagSet("postseal mtasts", flag.ContinueOnError)
-	f.register(fs)
+	f.register(fs, "domain", time.Minute)
 	fs.BoolVar(&f.publish, "publish", false, "print what the domain is to publish, and ask nobody")
 	fs.StringVar(&f.mx, "mx", "", "mail hosts of the policy, comma-separated; *.example.org stands for one label")
 	fs.StringVar(&f.mode, "mode", string(mtasts.Enforce), "enforce, testing, or none")

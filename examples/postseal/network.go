@@ -21,7 +21,10 @@ import (
 	"github.com/postseal/postseal/transport/smtp"
 )
 
-// netFlags are those of the commands that ask about domains.
+// httpsPort is where policies are served.
+const httpsPort = 443
+
+// netFlags say how DNS, mail hosts and policies are reached.
 type netFlags struct {
 	resolver, dot, ca string
 	trustAD, json     bool
@@ -29,15 +32,16 @@ type netFlags struct {
 	timeout           time.Duration
 }
 
-func (f *netFlags) register(fs *flag.FlagSet) {
+// register adds them to fs; what is a thing that gets one JSON object and its share of -timeout.
+func (f *netFlags) register(fs *flag.FlagSet, what string, timeout time.Duration) {
 	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip or ip:port")
 	fs.BoolVar(&f.trustAD, "trust-ad", false, "the resolver validates DNSSEC, and the path to it is safe")
 	fs.StringVar(&f.dot, "dot", "", "ask the resolver over TLS; the name in its certificate")
 	fs.StringVar(&f.ca, "ca", "", "PEM file of authorities to trust")
 	fs.UintVar(&f.port, "port", 25, "where mail hosts listen")
-	fs.UintVar(&f.stsPort, "https-port", 443, "where MTA-STS policies are served")
-	fs.DurationVar(&f.timeout, "timeout", time.Minute, "for each domain")
-	fs.BoolVar(&f.json, "json", false, "one JSON object a domain")
+	fs.UintVar(&f.stsPort, "https-port", httpsPort, "where MTA-STS policies are served")
+	fs.DurationVar(&f.timeout, "timeout", timeout, "for each "+what)
+	fs.BoolVar(&f.json, "json", false, "one JSON object a "+what)
 }
 
 // wrong says what of the flags can't be, "" for nothing.
@@ -212,7 +216,7 @@ func (n *network) dial(ctx context.Context, network, address string) (net.Conn, 
 // client fetches policies.
 func (n *network) client() (*mtasts.Client, error) {
 	return mtasts.NewClient(&mtasts.ClientOptions{
-		Dial: n.dial, RootCAs: n.roots, AllowPrivate: n.dns != nil, Port: uint16(n.f.stsPort), Timeout: n.f.timeout,
+		Dial: n.dial, RootCAs: n.roots, AllowPrivate: n.dns != nil, Port: uint16(n.f.stsPort), Timeout: min(n.f.timeout, time.Minute),
 	})
 }
 

@@ -101,14 +101,52 @@ func TestRelay(t *testing.T) {
 	code, out, errOut := call(t, mail, append([]string{"send", "-operator", "Relay Ltd", "-agreement", "BAA-7"}, args...)...)
 	require.Zero(t, code, errOut)
 	require.Contains(t, out, "proof configured")
+	code, _, _ = call(t, mail, append([]string{"send", "-operator", "Relay Ltd", "-agreement", "BAA-7", "-until", "2020-12-31"}, args...)...)
+	require.Equal(t, 1, code, "the agreement has ended")
+}
+
+// TestSendShowsWhatProvedTheHost: by DANE where DNSSEC is believed, by MTA-STS where it is not; both bind.
+func TestSendShowsWhatProvedTheHost(t *testing.T) {
+	l := newLab(t, nil, servePolicy(policyText))
+	for _, c := range []struct{ proof, reason, flag string }{{"dane", "dane-match: ", "-trust-ad"}, {"mta-sts", "sts-policy: ", "-json=false"}} {
+		code, out, errOut := call(t, mail, append([]string{"explain", "-to", "anna@x.test", c.flag}, l.flags...)...)
+		require.Zero(t, code, errOut)
+		require.Contains(t, out, "anna@x.test\ttls\t")
+		require.Contains(t, out, " proof "+c.proof+"\t")
+		require.Contains(t, out, c.reason)
+		require.Empty(t, l.peer.Attempts())
+		code, out, errOut = call(t, mail, append([]string{"send", "-to", "anna@x.test", c.flag}, l.flags...)...)
+		require.Zero(t, code, errOut)
+		require.Contains(t, out, " proof "+c.proof+" mx.x.test\t")
+		require.Contains(t, out, c.reason)
+		require.Len(t, l.peer.Messages(), 1)
+		code, out, errOut = call(t, mail, append([]string{"send", "-json", "-to", "anna@x.test"}, l.flags...)...)
+		require.Zero(t, code, errOut)
+		var r record
+		require.NoError(t, json.Unmarshal([]byte(out), &struct{ Wire **wire }{&r.Wire}))
+		require.Equal(t, "mx.x.test", r.Wire.Peer)
+		require.Equal(t, "TLS 1.3", r.Wire.Version)
+		require.NotEmpty(t, r.Wire.Reasons)
+		require.NotEmpty(t, r.Wire.Group)
+		l = newLab(t, nil, servePolicy(policyText))
+	}
+	l = newLab(t, nil, servePolicy(strings.ReplaceAll(policyText, "mx.x.test", "other.test")))
+	code, out, _ := call(t, mail, append([]string{"send", "-to", "anna@x.test"}, l.flags...)...)
+	require.Equal(t, 1, code)
+	require.Contains(t, out, "sts")
+	require.Empty(t, l.peer.Attempts())
 }
 
 func TestResolverMayPointAnywhere(t *testing.T) {
 	f, err := parse("send", []string{"-to", "a@x.test", "-resolver", "127.0.0.1"}, io.Discard)
 	require.NoError(t, err)
-	o, err := f.options()
+	n, err := f.netFlags.open()
+	require.NoError(t, err)
+	defer n.close()
+	o, err := f.options(n)
 	require.NoError(t, err)
 	require.True(t, o.SMTP.AllowPrivate)
+	require.Nil(t, o.SMTP.STS, "the preset's own keeps policies")
 	require.Equal(t, "127.0.0.1:53", withPort("127.0.0.1", "53"))
 	require.Equal(t, "[::1]:53", withPort("::1", "53"))
 	require.Equal(t, "127.0.0.1:5353", withPort("127.0.0.1:5353", "53"))
@@ -137,22 +175,25 @@ func TestBadInput(t *testing.T) {
 		code int
 		want string
 	}{
-		"no recipient":      {mail, []string{"send"}, 2, "-to is required"},
-		"unknown flag":      {mail, []string{"send", "-x"}, 2, "not defined: -x"},
-		"port":              {mail, []string{"send", "-to", "a@x.test", "-port", "70000"}, 2, "-port is"},
-		"stray argument":    {mail, []string{"send", "-to", "a@x.test", "message.eml"}, 2, "standard input"},
-		"both ways":         {mail, []string{"send", "-to", "a@x.test", "-relay", "a:25", "-resolver", "127.0.0.1:53"}, 2, "exclude"},
-		"operator alone":    {mail, []string{"send", "-to", "a@x.test", "-operator", "X"}, 2, "-operator and -agreement"},
-		"unknown command":   {mail, []string{"sned"}, 2, "no command"},
-		"unknown policy":    {mail, []string{"send", "-to", "a@x.test", "-policy", "hope"}, 2, "-policy is"},
-		"malformed address": {mail, append([]string{"send", "-to", "nobody"}, w.flags...), 1, "To[0] (address)"},
-		"mixed line ends":   {"From: a@clinic.example\r\nSubject: x\n\nx\r\n", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
-		"NUL":               {"From: a@clinic.example\n\n\x00\n", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
-		"30 MB":             {big, append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "size"},
-		"empty":             {"", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
-		"another author":    {mail, append([]string{"send", "-from", "b@y.example", "-to", "a@x.test"}, w.flags...), 1, "From ("},
-		"bad ca":            {mail, []string{"send", "-to", "a@x.test", "-ca", "/nonexistent"}, 1, "no certificate"},
-		"bad resolver":      {mail, []string{"send", "-to", "a@x.test", "-resolver", "nonsense"}, 1, ""},
+		"no recipient":       {mail, []string{"send"}, 2, "-to is required"},
+		"unknown flag":       {mail, []string{"send", "-x"}, 2, "not defined: -x"},
+		"port":               {mail, []string{"send", "-to", "a@x.test", "-port", "70000"}, 2, "-port and -https-port are"},
+		"stray argument":     {mail, []string{"send", "-to", "a@x.test", "message.eml"}, 2, "standard input"},
+		"both ways":          {mail, []string{"send", "-to", "a@x.test", "-relay", "a:25", "-resolver", "127.0.0.1:53"}, 2, "exclude"},
+		"until alone":        {mail, []string{"send", "-to", "a@x.test", "-until", "2027-01-31"}, 2, "-until goes with"},
+		"until":              {mail, []string{"send", "-to", "a@x.test", "-until", "soon"}, 2, "-until"},
+		"trust without whom": {mail, []string{"explain", "-to", "a@x.test", "-trust-ad"}, 2, "need a -resolver"},
+		"operator alone":     {mail, []string{"send", "-to", "a@x.test", "-operator", "X"}, 2, "-operator and -agreement"},
+		"unknown command":    {mail, []string{"sned"}, 2, "no command"},
+		"unknown policy":     {mail, []string{"send", "-to", "a@x.test", "-policy", "hope"}, 2, "-policy is"},
+		"malformed address":  {mail, append([]string{"send", "-to", "nobody"}, w.flags...), 1, "To[0] (address)"},
+		"mixed line ends":    {"From: a@clinic.example\r\nSubject: x\n\nx\r\n", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
+		"NUL":                {"From: a@clinic.example\n\n\x00\n", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
+		"30 MB":              {big, append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "size"},
+		"empty":              {"", append([]string{"send", "-to", "a@x.test"}, w.flags...), 1, "Raw ("},
+		"another author":     {mail, append([]string{"send", "-from", "b@y.example", "-to", "a@x.test"}, w.flags...), 1, "From ("},
+		"bad ca":             {mail, []string{"send", "-to", "a@x.test", "-ca", "/nonexistent"}, 1, "no certificate"},
+		"bad resolver":       {mail, []string{"send", "-to", "a@x.test", "-resolver", "nonsense"}, 1, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			code, out, errOut := call(t, c.in, c.args...)

@@ -46,7 +46,7 @@ type prober struct {
 func probe(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err error) {
 	f, p := &netFlags{}, &prober{now: time.Now}
 	fs := flag.NewFlagSet("postseal probe", flag.ContinueOnError)
-	f.register(fs)
+	f.register(fs, "domain", time.Minute)
 	fs.BoolVar(&p.own, "own", false, "judge what the domain itself publishes")
 	fs.Func("selector", "DKIM selector to judge with -own; may be repeated", func(s string) error {
 		p.selectors = append(p.selectors, csv(s)...)
@@ -148,6 +148,9 @@ func (p *prober) judge(ctx context.Context, s *posture.Snapshot) []finding {
 	add("spf", s.Domain, judgeSPF)
 	for _, sel := range p.selectors {
 		add("dkim "+sel, sel+"._domainkey."+s.Domain, func(txts []string) []finding { return judgeDKIM(sel, txts) })
+	}
+	if len(p.selectors) == 0 {
+		out = append(out, finding{"dkim", "unknown", "DNS does not list selectors: name yours with -selector"})
 	}
 	owner := p.dmarcOwner(ctx, s.Domain)
 	add("dmarc", "_dmarc."+owner, func(txts []string) []finding { return judgeDMARC(s.Domain, owner, txts) })

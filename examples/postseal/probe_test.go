@@ -105,6 +105,7 @@ func TestProbeOwnDomain(t *testing.T) {
 	code, out, errOut := l.call(t, "probe", "-own", "-trust-ad", "-selector", "s1", "x.test")
 	require.Zero(t, code, errOut)
 	require.Contains(t, out, "x.test: verified (dane), TLS 1.3")
+	require.Equal(t, 1, strings.Count(out, "sts-policy"), "each reason once")
 	for _, want := range []string{
 		"MX          1 host, signed by DNSSEC", "DANE        usable", "TLSRPT      mailto:x.test", "REQUIRETLS  not offered",
 		"OK      spf: -all", "FAIL    dkim s1: no key", "OK      dmarc: p=reject", "OK      tlsrpt: reports go to mailto:x.test",
@@ -221,6 +222,35 @@ func TestProbePolicyThatCantBeHad(t *testing.T) {
 	l = newLab(t, func(z dnspeer.Zone) { delete(z, "mta-sts.x.test") }, servePolicy(policyText))
 	_, out, _ = l.call(t, "probe", "-own", "x.test")
 	require.Contains(t, out, "UNKNOWN certificate: mta-sts.x.test: it can't be reached")
+}
+
+// TestProbeOwnCertificates: one that has ended, and a key that is not the one of the TLSA record.
+func TestProbeOwnCertificates(t *testing.T) {
+	ca := smtppeer.NewCA()
+	old, err := smtppeer.Start(smtppeer.Options{Hostname: "mx.x.test", TLS: smtppeer.ServerConfig(ca.Expired("mx.x.test"))})
+	require.NoError(t, err)
+	t.Cleanup(old.Close)
+	var record string
+	l := newLab(t, func(z dnspeer.Zone) {
+		for name, rs := range z {
+			if strings.Contains(name, "._tcp.") {
+				record = rs[1]
+			}
+		}
+		z[dane.Name("mx.x.test", uint16(old.Port()))] = []string{dnspeer.Secure, record}
+	}, servePolicy(policyText))
+	code, out, errOut := l.call(t, "probe", "-own", "-trust-ad", "x.test", "-port", fmt.Sprint(old.Port()))
+	require.Zero(t, code, errOut)
+	require.Contains(t, out, "x.test: verified", "the port of the last flag counts") // l.flags come last
+	l.flags[5] = fmt.Sprint(old.Port())
+	code, out, errOut = l.call(t, "probe", "-own", "-trust-ad", "x.test")
+	require.Zero(t, code, errOut)
+	for _, want := range []string{
+		"FAIL    certificate: mx.x.test ended on ", "FAIL    dane: mx.x.test: its certificate fits no TLSA record", "UNKNOWN dkim: DNS does not list selectors",
+	} {
+		require.Contains(t, out, want)
+	}
+	require.NotContains(t, out, "verified")
 }
 
 // says is an observer that has one answer.

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/postseal/postseal/securemail"
@@ -20,7 +22,40 @@ type record struct {
 	Choices   []string           `json:"choices,omitempty"`
 	Else      string             `json:"else,omitempty"`
 	Reasons   []string           `json:"reasons,omitempty"`
+	Wire      *wire              `json:"wire,omitempty"`
 	Status    *securemail.Status `json:"status,omitempty"`
+}
+
+// wire is the JSON of what a mail host proved, and why that is so.
+type wire struct {
+	Peer    string           `json:"peer,omitempty"`
+	Proof   securemail.Proof `json:"proof,omitempty"`
+	Version string           `json:"tls_version,omitempty"`
+	Suite   string           `json:"tls_suite,omitempty"`
+	Group   string           `json:"tls_group,omitempty"`
+	FIPS    bool             `json:"fips"`
+	Reasons []string         `json:"reasons,omitempty"`
+}
+
+func newWire(peer string, w securemail.Wire) *wire {
+	out := &wire{Peer: peer, Proof: w.Proof, Reasons: texts(w.Reasons)}
+	if w.TLS != nil {
+		out.Version, out.Suite, out.FIPS = tls.VersionName(w.TLS.Version), tls.CipherSuiteName(w.TLS.Suite), w.TLS.FIPS
+		out.Group = w.TLS.Group.String()
+	}
+	return out
+}
+
+// parts are w in words.
+func (w *wire) parts() []string {
+	out := []string{w.Version, w.Suite, w.Group}
+	if w.FIPS {
+		out = append(out, "FIPS 140-3")
+	}
+	if w.Proof != "" {
+		out = append(out, "proof "+string(w.Proof))
+	}
+	return slices.DeleteFunc(append(out, w.Peer), func(s string) bool { return s == "" })
 }
 
 // job is one message, and what the flags opened for it.
@@ -38,7 +73,12 @@ func onMessage(name string, do func(ctx context.Context, j *job) error) func(con
 		if err != nil {
 			return err
 		}
-		o, d, err := f.prepare(in)
+		n, err := f.netFlags.open()
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, n.close()) }()
+		o, d, err := f.prepare(n, in)
 		if err != nil {
 			return err
 		}
@@ -101,37 +141,33 @@ func (c *count) verdict(stored bool) error {
 }
 
 func printStatus(out io.Writer, st *securemail.Status, asJSON bool) error {
-	address := st.Recipient.Address.Reveal()
+	address, w, reasons := st.Recipient.Address.Reveal(), (*wire)(nil), texts(st.Reasons)
+	if st.Receipt != nil {
+		w = newWire(st.Receipt.Peer, st.Receipt.Wire)
+		reasons = append(reasons, w.Reasons...)
+	}
 	if asJSON {
-		return json.NewEncoder(out).Encode(record{Recipient: address, Use: st.Choice.Method, Status: st})
+		return json.NewEncoder(out).Encode(record{Recipient: address, Use: st.Choice.Method, Wire: w, Status: st})
 	}
 	how := "-"
 	if st.State == securemail.StateDelivered {
 		how = string(st.Choice.Method)
 	}
-	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", address, st.State, how, evidence(st), strings.Join(texts(st.Reasons), "; "))
+	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", address, st.State, how, evidence(st.Protection, st.Choice.Method, w), strings.Join(reasons, "; "))
 	return err
 }
 
-func evidence(st *securemail.Status) string {
+// evidence says what protects the content, and what the wire proved.
+func evidence(p *securemail.Protection, m securemail.Method, w *wire) string {
 	var parts []string
-	if p := st.Protection; p != nil && st.Choice.Method != securemail.MethodTLS {
+	if p != nil && m != securemail.MethodTLS {
 		parts = append(parts, p.Algorithm)
 		parts = append(parts, p.Keys...)
 	}
-	if r := st.Receipt; r != nil {
-		if r.TLS != nil {
-			parts = append(parts, tls.VersionName(r.TLS.Version), tls.CipherSuiteName(r.TLS.Suite))
-		}
-		if r.Proof != "" {
-			parts = append(parts, "proof "+string(r.Proof))
-		}
-		parts = append(parts, r.Peer)
+	if w != nil {
+		parts = append(parts, w.parts()...)
 	}
-	if len(parts) == 0 {
-		return "-"
-	}
-	return strings.Join(parts, " ")
+	return cmp.Or(strings.Join(parts, " "), "-")
 }
 
 func texts(rs []securemail.Reason) []string {
@@ -164,16 +200,19 @@ func printExplanation(out io.Writer, e *securemail.Explanation, asJSON bool) err
 		r.Use = e.Use.Method
 	}
 	if e.Facts.Route != nil {
-		r.Reasons = append(r.Reasons, texts(e.Facts.Route.Reasons)...)
+		r.Wire = newWire("", e.Facts.Route.Wire)
 	}
 	if asJSON {
 		return json.NewEncoder(out).Encode(r)
+	}
+	if r.Wire != nil {
+		r.Reasons = append(r.Reasons, r.Wire.Reasons...)
 	}
 	use := string(r.Use)
 	if use == "" {
 		use = "nothing now; else " + r.Else
 	}
-	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", r.Recipient, use, strings.Join(r.Choices, " > "), strings.Join(r.Reasons, "; "))
+	_, err := fmt.Fprintf(out, "%s\t%s\t%s\t%s\t%s\n", r.Recipient, use, strings.Join(r.Choices, " > "), evidence(nil, "", r.Wire), strings.Join(r.Reasons, "; "))
 	return err
 }
 

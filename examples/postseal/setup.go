@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"errors"
 	"flag"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/postseal/postseal/encrypt/keys"
 	"github.com/postseal/postseal/encrypt/pgp"
@@ -28,11 +28,11 @@ const maxInput = 64 << 20
 
 // flags are those that send and explain share.
 type flags struct {
-	from, to, relay, operator, resolver, policy string
-	keys, baseURL, store, ca, purpose           string
-	agreement                                   string
-	insecureLoopback, json                      bool
-	port                                        uint
+	netFlags
+	from, to, relay, operator, agreement, policy string
+	keys, baseURL, store, purpose                string
+	until                                        time.Time
+	insecureLoopback                             bool
 }
 
 func parse(name string, args []string, out io.Writer) (*flags, error) {
@@ -44,16 +44,18 @@ func parse(name string, args []string, out io.Writer) (*flags, error) {
 	fs.StringVar(&f.relay, "relay", "", "smart host, host:port")
 	fs.StringVar(&f.operator, "operator", "", "who vouches for the road beyond the relay")
 	fs.StringVar(&f.agreement, "agreement", "", "the operator's agreement, by its reference")
-	fs.StringVar(&f.resolver, "resolver", "", "DNS server, ip or ip:port")
+	fs.Func("until", "the agreement's last day, as 2027-01-31; empty: it does not end", func(s string) error {
+		day, err := time.Parse(time.DateOnly, s)
+		f.until = day.AddDate(0, 0, 1)
+		return err
+	})
 	fs.StringVar(&f.policy, "policy", "try-tls", "try-tls, forced, exclusive, or escrow")
 	fs.StringVar(&f.purpose, "purpose", string(securemail.PurposeTreatment), "treatment, payment, operations, or marketing")
 	fs.StringVar(&f.keys, "keys", "", "folder of pinned PGP keys")
 	fs.StringVar(&f.baseURL, "base-url", "", "where the pick-up pages are")
 	fs.BoolVar(&f.insecureLoopback, "insecure-loopback", false, "allow http for a loopback -base-url")
 	fs.StringVar(&f.store, "store", "", "database file to keep")
-	fs.StringVar(&f.ca, "ca", "", "PEM file of authorities to trust")
-	fs.UintVar(&f.port, "port", 25, "where mail hosts listen")
-	fs.BoolVar(&f.json, "json", false, "one JSON object a recipient")
+	f.register(fs, "recipient", time.Hour)
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			fs.SetOutput(out)
@@ -75,19 +77,19 @@ func (f *flags) wrong(rest int) string {
 		return "-to is required"
 	case rest > 0:
 		return "the message is read from standard input, and flags come before anything else"
-	case f.port == 0 || f.port > 65535:
-		return "-port is 1 to 65535"
 	case f.relay != "" && f.resolver != "":
 		return "-relay and -resolver exclude each other"
 	case (f.operator == "") != (f.agreement == "") || f.operator != "" && f.relay == "":
 		return "-operator and -agreement go together, with -relay"
+	case !f.until.IsZero() && f.operator == "":
+		return "-until goes with -operator"
 	}
-	return ""
+	return f.netFlags.wrong()
 }
 
 // prepare checks the flags before it waits for standard input.
-func (f *flags) prepare(in io.Reader) (*preset.Options, *securemail.Draft, error) {
-	o, err := f.options()
+func (f *flags) prepare(n *network, in io.Reader) (*preset.Options, *securemail.Draft, error) {
+	o, err := f.options(n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,21 +135,14 @@ func (f *flags) open(ctx context.Context, o *preset.Options) (_ *preset.System, 
 	return s, func() error { return errors.Join(s.Close(), remove()) }, nil
 }
 
-func (f *flags) options() (*preset.Options, error) {
-	so := &smtp.Options{Port: uint16(f.port)}
-	if f.ca != "" {
-		pem, err := os.ReadFile(f.ca)
-		so.RootCAs = x509.NewCertPool()
-		if err != nil || !so.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.New("-ca: no certificate could be read")
-		}
+func (f *flags) options(n *network) (*preset.Options, error) {
+	so, err := n.options()
+	if err != nil {
+		return nil, err
 	}
-	if f.resolver != "" {
-		r, err := smtp.DNS(withPort(f.resolver, "53"), nil)
-		if err != nil {
-			return nil, err
-		}
-		so.Resolver, so.AllowPrivate = r, true // who names the DNS server says himself where mail goes
+	so.Timeouts.Total = f.timeout
+	if f.stsPort == httpsPort {
+		so.STS = nil // the preset's own keeps policies in the store
 	}
 	o := &preset.Options{
 		BaseURL: f.baseURL, InsecureLoopback: f.insecureLoopback, SMTP: so, Logger: slog.New(slog.DiscardHandler),
@@ -159,7 +154,7 @@ func (f *flags) options() (*preset.Options, error) {
 		}
 		o.Relay = &smtp.Relay{Addr: f.relay, ImplicitTLS: port == "465"}
 		if f.operator != "" {
-			o.Relay.Operator = &securemail.Operator{Name: f.operator, Agreement: f.agreement}
+			o.Relay.Operator = &securemail.Operator{Name: f.operator, Agreement: f.agreement, Until: f.until}
 		}
 	}
 	return o, f.override(o)

@@ -3,6 +3,7 @@ package dkim_test
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"io"
 	"os"
@@ -222,6 +223,9 @@ func TestNewRefuses(t *testing.T) {
 		"not after NotBefore":  func(k *dkim.Key) { k.NotBefore, k.NotAfter = t0, t0 },
 	} {
 		t.Run(name, func(t *testing.T) {
+			if fips140.Enforced() && strings.HasPrefix(name, "RSA") {
+				t.Skip("no such key can be made under fips140=only")
+			}
 			k := good
 			change(&k)
 			s, err := dkim.New([]dkim.Key{k}, nil)

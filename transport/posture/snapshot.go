@@ -152,7 +152,11 @@ func NewSnapshot(o *transport.Observation, t TLSRPT) *Snapshot {
 	}
 	if o.Route.Known {
 		s.Level, s.Proof, s.TLS = levelOfWire(&o.Route.Wire), string(o.Route.Proof), tlsOf(o.Route.TLS)
-		s.Reasons = append(s.Reasons, reasons(o.Route.Reasons)...)
+		for _, r := range reasons(o.Route.Reasons) { // what is true of the domain is in both
+			if !slices.Contains(s.Reasons, r) {
+				s.Reasons = append(s.Reasons, r)
+			}
+		}
 	}
 	for _, h := range o.Hosts[:min(len(o.Hosts), maxHosts)] {
 		s.Hosts = append(s.Hosts, hostOf(&h))
