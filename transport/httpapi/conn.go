@@ -30,18 +30,19 @@ type conn struct {
 	idle   *time.Timer // closes it, while it is in the pool
 }
 
-// wire is what c proves now: the agreement may end while a connection is kept.
-func (t *Transport) wire(c *conn) securemail.Wire {
+// wire is what c proves now, for mail of that purpose: the agreement may end while a connection is kept.
+func (t *Transport) wire(c *conn, purpose securemail.Purpose) securemail.Wire {
 	w := securemail.Wire{TLS: c.tls}
-	w.Hop, w.Operator = t.road()
+	var why *securemail.Reason
+	w.Hop, w.Operator, why = t.road(purpose)
 	if c.tls != nil {
 		w.Proof = securemail.ProofConfigured
 		w.Reasons = append(w.Reasons, securemail.Reason{Rule: "httpapi.configured", Text: "the certificate names the configured endpoint"})
 	} else {
 		w.Reasons = append(w.Reasons, securemail.Reason{Rule: "httpapi.clear", Text: "loopback HTTP without TLS"})
 	}
-	if w.Hop == securemail.HopRelay {
-		w.Reasons = append(w.Reasons, t.roadReason())
+	if why != nil {
+		w.Reasons = append(w.Reasons, *why)
 	}
 	return w
 }
@@ -87,7 +88,7 @@ func (t *Transport) handshakeError(ctx context.Context, err error) error {
 		return fault("connect", fmt.Errorf("httpapi: TLS handshake: %w", err))
 	}
 	w := securemail.Wire{}
-	w.Hop, w.Operator = t.road()
+	w.Hop, w.Operator, _ = t.road(t.anyUse())
 	w.Reasons = []securemail.Reason{handshakeReason(err)}
 	return &securemail.ChannelError{Temporary: true, Wire: w}
 }

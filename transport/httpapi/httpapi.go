@@ -31,6 +31,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +43,9 @@ type Options struct {
 	Credentials Credentials
 	// Codes says what a status code means, before [DefaultVerdict].
 	Codes map[int]Verdict
-	// Operator is who runs the endpoint and vouches for the road beyond; nil: nobody, HopRelay. A zero Until is an
-	// agreement without end.
+	// Operator is who runs the endpoint and vouches for the road beyond, by its Name and under its Agreement, while that lasts (a
+	// zero Until does not end) and for mail whose Purpose is among its Uses, all where there are none. Otherwise, and where it is
+	// nil, nobody vouches (HopRelay), and no floor above ChannelAny is met.
 	Operator *securemail.Operator
 	// RootCAs nil: the system's.
 	RootCAs *x509.CertPool
@@ -98,6 +100,7 @@ func New(endpoint string, m Mapping, o *Options) (*Transport, error) {
 	}
 	if t.opts.Operator != nil {
 		op := *t.opts.Operator
+		op.Uses, op.Regions = slices.Clone(op.Uses), slices.Clone(op.Regions)
 		t.opts.Operator = &op
 	}
 	t.defaults()
@@ -105,8 +108,8 @@ func New(endpoint string, m Mapping, o *Options) (*Transport, error) {
 	t.endpoint, faults[0] = t.parseEndpoint(endpoint)
 	t.mapping, faults[1] = m.compile()
 	t.auth, faults[2] = t.opts.Credentials.field()
-	if op := t.opts.Operator; op != nil && op.Name == "" {
-		faults[3] = errors.New("httpapi: operator without a name")
+	if op := t.opts.Operator; op != nil && (op.Name == "" || op.Agreement == "") {
+		faults[3] = errors.New("httpapi: operator without a name or an agreement")
 	}
 	if err := errors.Join(faults[:]...); err != nil {
 		return nil, err
@@ -207,7 +210,7 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 		if err != nil {
 			return nil, err
 		}
-		e := &exchange{t: t, conn: c, req: req, ship: s, wire: t.wire(c)}
+		e := &exchange{t: t, conn: c, req: req, ship: s, wire: t.wire(c, s.Purpose)}
 		receipt, err := e.run(ctx)
 		// A connection from the pool may have died there. Nothing can have been accepted before Intend, so another one
 		// is tried; the pool gets smaller each time, and a fresh connection ends the loop.
@@ -221,33 +224,41 @@ func (t *Transport) Deliver(ctx context.Context, s *securemail.Shipment) (*secur
 // roadMeets refuses, before a connection is made, what no handshake can mend.
 func (t *Transport) roadMeets(s *securemail.Shipment) error {
 	w := securemail.Wire{Proof: securemail.ProofConfigured}
-	w.Hop, w.Operator = t.road()
+	var rule *securemail.Reason
+	w.Hop, w.Operator, rule = t.road(s.Purpose)
 	if s.RequireTLS {
 		w.Reasons = append(w.Reasons, securemail.Reason{Rule: "httpapi.requiretls", Text: "HTTP can't pass REQUIRETLS on (RFC 8689)"})
 		return &securemail.ChannelError{Wire: w}
 	}
-	if s.Channel != securemail.ChannelAny && w.Hop == securemail.HopRelay {
-		w.Reasons = append(w.Reasons, t.roadReason())
+	if s.Channel != securemail.ChannelAny && rule != nil {
+		w.Reasons = append(w.Reasons, *rule)
 		return &securemail.ChannelError{Wire: w}
 	}
 	return nil
 }
 
-// road says whom the endpoint is.
-func (t *Transport) road() (securemail.Hop, *securemail.Operator) {
-	op := t.opts.Operator
-	if op == nil || !op.Until.IsZero() && !t.opts.Now().Before(op.Until) {
-		return securemail.HopRelay, nil
+// road says whom the endpoint is for mail of that purpose, and why nobody vouches for it, nil where somebody does.
+func (t *Transport) road(purpose securemail.Purpose) (securemail.Hop, *securemail.Operator, *securemail.Reason) {
+	why := &securemail.Reason{Rule: "httpapi.relay", Text: "nobody vouches for the road behind the endpoint"}
+	switch op := t.opts.Operator; {
+	case op == nil:
+	case !op.Until.IsZero() && !t.opts.Now().Before(op.Until):
+		why = &securemail.Reason{Rule: "httpapi.agreement", Text: "the operator's agreement has ended"}
+	case len(op.Uses) > 0 && !slices.Contains(op.Uses, string(purpose)):
+		why = &securemail.Reason{Rule: "httpapi.use", Text: "the operator's agreement does not cover mail of this purpose"}
+	default:
+		c := *op
+		return securemail.HopAsserted, &c, nil
 	}
-	c := *op
-	return securemail.HopAsserted, &c
+	return securemail.HopRelay, nil, why
 }
 
-func (t *Transport) roadReason() securemail.Reason {
-	if t.opts.Operator == nil {
-		return securemail.Reason{Rule: "httpapi.relay", Text: "nobody vouches for the road behind the endpoint"}
+// anyUse is a purpose that the operator vouches for: what mail it will be is not known before there is some. Deliver knows.
+func (t *Transport) anyUse() securemail.Purpose {
+	if op := t.opts.Operator; op != nil && len(op.Uses) > 0 {
+		return securemail.Purpose(op.Uses[0])
 	}
-	return securemail.Reason{Rule: "httpapi.agreement", Text: "the operator's agreement has ended"}
+	return ""
 }
 
 // Probe connects to the endpoint, which is the same for every domain, and says what wire it gives.
@@ -261,7 +272,7 @@ func (t *Transport) Probe(ctx context.Context, _, _ string) (securemail.Route, e
 	if err != nil {
 		return securemail.Route{}, err
 	}
-	w := t.wire(c)
+	w := t.wire(c, t.anyUse())
 	t.pool.put(c)
 	return securemail.Route{Wire: w, Known: true, Until: t.opts.Now().Add(probeHolds)}, nil
 }

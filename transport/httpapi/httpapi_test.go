@@ -30,7 +30,7 @@ func TestNewReportsEveryFault(t *testing.T) {
 	})
 	require.ErrorContains(t, err, "endpoint is no https URL")
 	require.ErrorContains(t, err, "template is no JSON")
-	require.ErrorContains(t, err, "operator without a name")
+	require.ErrorContains(t, err, "operator without a name or an agreement")
 	require.ErrorContains(t, err, "more than one kind")
 	require.NotContains(t, err.Error(), "secret")
 }
@@ -239,7 +239,7 @@ func TestAgreementEndsWhileConnected(t *testing.T) {
 	var offset atomic.Int64
 	until := time.Now().Add(time.Hour)
 	o := httpapi.Options{
-		Operator: &securemail.Operator{Name: "P", Until: until},
+		Operator: &securemail.Operator{Name: "P", Agreement: "BAA-1", Until: until},
 		Now:      func() time.Time { return time.Now().Add(time.Duration(offset.Load())) },
 	}
 	tr, _ := scripted(t, httpapi.Mapping{}, o, func(http.ResponseWriter, *http.Request) {})
@@ -255,6 +255,31 @@ func TestAgreementEndsWhileConnected(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, securemail.HopRelay, receipt.Hop)
 	require.Nil(t, receipt.Operator)
+}
+
+// TestUses: an agreement covers the uses that it names (45 CFR 164.504(e)(2)(i)).
+func TestUses(t *testing.T) {
+	op := &securemail.Operator{Name: "P", Agreement: "BAA-1", Uses: []string{string(securemail.PurposeTreatment)}}
+	tr, conns := scripted(t, httpapi.Mapping{}, httpapi.Options{Operator: op}, func(http.ResponseWriter, *http.Request) {})
+	op.Uses[0] = string(securemail.PurposeMarketing) // the caller's own
+	s := shipment(t, "hello\r\n")
+	for _, s.Purpose = range []securemail.Purpose{securemail.PurposeMarketing, securemail.PurposePayment, ""} {
+		_, err := tr.Deliver(t.Context(), s)
+		require.ErrorIs(t, err, securemail.ErrChannel)
+		require.ErrorContains(t, err, "httpapi.use")
+	}
+	require.Zero(t, conns.Load())
+	s.Purpose = securemail.PurposeTreatment
+	receipt, err := tr.Deliver(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, securemail.HopAsserted, receipt.Hop)
+	route, err := tr.Probe(t.Context(), "", "")
+	require.NoError(t, err)
+	require.True(t, route.Meets(securemail.ChannelVerified))
+	s.Purpose, s.Channel = securemail.PurposeMarketing, securemail.ChannelAny
+	receipt, err = tr.Deliver(t.Context(), s)
+	require.NoError(t, err)
+	require.Equal(t, securemail.HopRelay, receipt.Hop)
 }
 
 func TestRequireTLSIsRefused(t *testing.T) {
@@ -299,7 +324,7 @@ func raw(t *testing.T, o httpapi.Options, serve func(c net.Conn)) *httpapi.Trans
 		}
 	}()
 	o.RootCAs = pki.Roots()
-	o.Operator = &securemail.Operator{Name: "Provider"}
+	o.Operator = &securemail.Operator{Name: "Provider", Agreement: "BAA-1"}
 	tr, err := httpapi.New("https://"+ln.Addr().String(), httpapi.Mapping{}, &o)
 	require.NoError(t, err)
 	t.Cleanup(func() { tr.Close() })
@@ -488,7 +513,7 @@ func TestLoopbackHTTP(t *testing.T) {
 	go srv.Serve(ln)
 	defer srv.Close()
 	tr, err := httpapi.New("http://"+ln.Addr().String(), httpapi.Mapping{}, &httpapi.Options{
-		InsecureLoopbackHTTP: true, Operator: &securemail.Operator{Name: "Provider"},
+		InsecureLoopbackHTTP: true, Operator: &securemail.Operator{Name: "Provider", Agreement: "BAA-1"},
 	})
 	require.NoError(t, err)
 	defer tr.Close()
