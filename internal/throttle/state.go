@@ -13,7 +13,8 @@ type state struct {
 	closes  uint32 // goes up at each Stop
 	stops   uint8  // Stops since the last Good
 
-	until  time.Duration // closed until then
+	closed bool          // by a Stop
+	until  time.Duration // until then
 	tokens float64       // at the time filled
 	filled time.Duration
 
@@ -47,6 +48,15 @@ func (s *state) signal() {
 	if s.first != nil {
 		s.first.signal()
 	}
+}
+
+// pause is how long s is closed by a Stop. The clock may stand before the Throttle's beginning, so that no time means never.
+func (s *state) pause(now time.Duration) time.Duration {
+	if !s.closed {
+		return 0
+	}
+	s.closed = s.until > now
+	return max(0, s.until-now)
 }
 
 func (s *state) push(w *waiter) {
@@ -100,7 +110,7 @@ func (s *state) judge(v Verdict, from *lease, now time.Duration) {
 		if l.Pause < l.MaxPause>>s.stops {
 			pause = l.Pause << s.stops
 		}
-		s.until = now + pause
+		s.closed, s.until = true, now+pause
 		s.stops = min(s.stops+1, 62)
 	}
 }
@@ -132,7 +142,7 @@ func (t *Throttle) forget(now time.Duration) {
 			return
 		}
 		t.idle.remove(s)
-		if t.gate(s, now); s.until > now || (t.limits.Rate > 0 && s.tokens < float64(t.limits.Burst)) {
+		if t.gate(s, now); s.pause(now) > 0 || (t.limits.Rate > 0 && s.tokens < float64(t.limits.Burst)) {
 			s.used = now
 			t.idle.push(s)
 			continue

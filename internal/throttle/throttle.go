@@ -210,7 +210,7 @@ func (t *Throttle) leave(s *state, w *waiter) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.drop(s, w, now)
-	return &BusyError{RetryAfter: max(time.Second, t.gate(s, now)), Paused: s.until > now}
+	return &BusyError{RetryAfter: max(time.Second, t.gate(s, now)), Paused: s.pause(now) > 0}
 }
 
 // drop takes w out. The caller holds mu.
@@ -222,7 +222,6 @@ func (t *Throttle) drop(s *state, w *waiter, now time.Duration) {
 
 // hopeless says that w can't be served before its end. The caller holds mu.
 func (t *Throttle) hopeless(s *state, w *waiter, now time.Duration) error {
-	pause := s.until - now
 	gate := t.gate(s, now)
 	if t.limits.Rate > 0 && !w.queued {
 		// It is behind all that wait already.
@@ -231,14 +230,14 @@ func (t *Throttle) hopeless(s *state, w *waiter, now time.Duration) error {
 	if gate <= w.end-now && t.limits.Wait > 0 {
 		return nil
 	}
-	return &BusyError{RetryAfter: max(time.Second, gate), Paused: pause > 0}
+	return &BusyError{RetryAfter: max(time.Second, gate), Paused: s.pause(now) > 0}
 }
 
 // gate is how long s is closed by a pause or its rate; 0: it is open. The caller holds mu.
 func (t *Throttle) gate(s *state, now time.Duration) time.Duration {
 	// A clock that was set back must not close a key for longer than any pause.
 	s.until = min(s.until, now+t.limits.MaxPause)
-	gate := max(0, s.until-now)
+	gate := s.pause(now)
 	if t.limits.Rate == 0 {
 		return gate
 	}
@@ -308,7 +307,7 @@ func (t *Throttle) Look(key string) State {
 	if s == nil {
 		return State{Limit: t.limits.Connections}
 	}
-	return State{Limit: s.allowed(), Active: s.active, Waiting: s.waiting, Paused: max(0, s.until-now)}
+	return State{Limit: s.allowed(), Active: s.active, Waiting: s.waiting, Paused: s.pause(now)}
 }
 
 // Len is how many keys are remembered.

@@ -405,3 +405,20 @@ func TestTheQueueMovesWithoutAnyRelease(t *testing.T) {
 		}
 	})
 }
+
+// A clock that is set back to before the Throttle's beginning closes nothing that nobody closed.
+func TestClockSetBackBeforeTheBeginning(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	th := throttle.New(throttle.Limits{Wait: -1}, func() time.Time { return now })
+	now = now.Add(-365 * 24 * time.Hour)
+	release, err := th.Acquire(t.Context(), "a")
+	require.NoError(t, err)
+	require.Zero(t, th.Look("a").Paused)
+	release(throttle.Stop)
+	_, err = th.Acquire(t.Context(), "a")
+	require.Error(t, err)
+	now = now.Add(time.Hour)
+	release, err = th.Acquire(t.Context(), "a")
+	require.NoError(t, err)
+	release(throttle.Good)
+}

@@ -60,6 +60,7 @@ var (
 	errNoSource    = errors.New("smtp: identity has no source address of the host's family")
 	errDSN         = errors.New("smtp: NotifyNever stands alone (RFC 3461)")
 	errHandshake   = errors.New("smtp: TLS handshake failed")
+	errLess        = errors.New("smtp: a connection that was good enough was lost, and a fresh one is not")
 )
 
 // failure is one thing that went wrong, and how to go on. It becomes a *securemail.DeliveryError, or, if miss is set, part
@@ -191,13 +192,12 @@ type tally struct {
 // add records f and says whether the delivery ends with it.
 func (t *tally) add(f *failure) bool {
 	t.reasons = append(t.reasons, f.Wire.Reasons...)
-	t.sts = t.sts || f.sts
+	t.sts, t.sent = t.sts || f.sts, t.sent || f.sent
 	if f.miss {
 		t.missed, t.wire = true, f.Wire
 		t.temporary = t.temporary || f.temporary
 		return false
 	}
-	t.sent = t.sent || f.sent
 	// A host that may do better later outweighs one that never will.
 	if t.worst == nil || f.Fate != securemail.FatePermanent || t.worst.Fate == securemail.FatePermanent {
 		t.worst = f
@@ -214,7 +214,11 @@ func (t *tally) verdict() error {
 		unjudged := t.worst != nil && t.worst.Fate != securemail.FatePermanent
 		return &securemail.ChannelError{Temporary: t.temporary || unjudged, Wire: t.wire}
 	}
-	if t.worst == nil {
+	switch {
+	case t.missed && (t.worst == nil || t.worst.Fate == securemail.FatePermanent):
+		t.worst = hostFail(stageTLS, errLess)
+	case t.worst != nil:
+	default:
 		f := hostFail(stageResolve, errNoRoute)
 		f.Enhanced = "4.4.4"
 		t.worst = f

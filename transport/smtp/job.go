@@ -29,6 +29,8 @@ type job struct {
 	whole bool
 	// utf8: an address or the header holds non-ASCII octets (RFC 6531 section 3.2). eightBit: the first octets do.
 	utf8, eightBit bool
+	// sent: the message was announced, or begun, on a connection that was lost since.
+	sent bool
 }
 
 // newJob looks at the shipment. The caller must release the job.

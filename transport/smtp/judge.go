@@ -78,9 +78,9 @@ func (t *Transport) verify(c *conn, w *securemail.Wire) {
 			w.Reasons = note(w.Reasons, c.tlsaRule, "the TLSA records of "+c.plan.tlsa.Base+" do not hold for "+c.name)
 		}
 	}
-	// Where a key or a record is the proof, PKIX counts only for MTA-STS.
-	sts := c.plan.know.STSMatch
-	if (c.keyed() || c.shown.dane) && !sts {
+	// Where a key or a record is the proof, PKIX counts only for MTA-STS, and for hosts that are pinned by name.
+	sts, byName := c.plan.know.STSMatch, c.plan.know.Pinned && !c.keyed()
+	if (c.keyed() || c.shown.dane) && !sts && !byName {
 		return
 	}
 	c.pkix = t.pkix(c.name, c.tls)

@@ -264,7 +264,7 @@ func (l *lane) admit(j *job, p *plan) (securemail.Wire, *failure) {
 	w, f := t.admit(j, l.c, p)
 	if f != nil {
 		l.closing, f.stale = true, l.c.uses > 0
-		return w, f
+		return f.Wire, f // with the reason
 	}
 	return w, capable(j, l.c)
 }
@@ -293,7 +293,7 @@ func (l *lane) ship(ctx context.Context, j *job, p *plan) (*securemail.Receipt, 
 		l.r.mu.Unlock()
 		l.leave(j, false)
 		f := stale(errGone)
-		f.Wire = w
+		f.Wire, f.sent = w, true
 		return nil, f
 	}
 	l.push(e)

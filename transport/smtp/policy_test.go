@@ -735,3 +735,36 @@ func TestOperatorUses(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, r.Meets(verified))
 }
+
+// Hosts pinned by name must pass PKIX, and what DNS publishes binds beside that: neither excuses the other, and both
+// together are no contradiction.
+func TestPinnedHostsWithDANE(t *testing.T) {
+	good, own := ca.Cert("mx1.test"), smtppeer.SelfSigned("mx1.test")
+	for _, c := range []struct {
+		name string
+		cert tls.Certificate
+		key  *x509.Certificate
+		miss string // "" where both hold
+	}{
+		{"both hold", good, good.Leaf, ""},
+		{"DANE fails", good, own.Leaf, "dane-mismatch"},
+		{"PKIX fails", own, own.Leaf, "pin"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{TLS: smtppeer.ServerConfig(c.cert)})
+			l.tlsa("mx1.test", record(t, c.key, 3, 1, 1))
+			tr := l.transport(func(o *smtp.Options) { o.Pins = map[string]smtp.Pin{"clinic.test": {Hosts: []string{"mx1.test"}}} })
+			for _, floor := range allFloors {
+				r, err := l.deliver(tr, floor)
+				if c.miss == "" {
+					require.NoError(t, err)
+					require.Equal(t, securemail.ProofConfigured, r.Proof)
+					continue
+				}
+				require.Contains(t, rules(wantChannel(t, err).Wire.Reasons), c.miss)
+				untouched(t, p)
+			}
+		})
+	}
+}

@@ -100,6 +100,9 @@ func (t *Transport) usable(domain string, set MXSet) ([]*host, []securemail.Reas
 			break
 		}
 		name := strings.ToLower(strings.TrimSuffix(mx.Host, "."))
+		if len(notes) == maxHosts && (!validHost(name) || pin != nil && !pin.allows(name)) {
+			continue // a stranger's records must not make the reasons long
+		}
 		switch {
 		case !validHost(name):
 			notes = note(notes, "mx-invalid", "an MX record names no host")

@@ -9,7 +9,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/emersion/go-sasl"
 
@@ -248,7 +247,7 @@ func (t *Transport) handshake(ctx context.Context, c *conn, d demand) *failure {
 	first := &ear{Conn: c.net, ctx: ctx}
 	wait := t.timeouts.Handshake
 	if !d.classical && t.timeouts.Hello < wait {
-		first.extend, wait = time.Now().Add(wait), t.timeouts.Hello
+		first.extend, wait = deadline(ctx, wait), t.timeouts.Hello
 	}
 	tc := tls.Client(first, config)
 	err := c.arm(ctx, wait)

@@ -15,9 +15,13 @@ type shelf[V any] struct {
 }
 
 type shelved[V any] struct {
-	v     V
-	until time.Time
+	v           V
+	from, until time.Time
 }
+
+// over says that an entry has ended. One from the future was made by a clock that was set back since, and would last too
+// long.
+func (e shelved[V]) over(now time.Time) bool { return now.Before(e.from) || !now.Before(e.until) }
 
 func newShelf[V any](limit int, now func() time.Time) *shelf[V] {
 	return &shelf[V]{max: limit, now: now, m: map[string]shelved[V]{}}
@@ -27,7 +31,7 @@ func (s *shelf[V]) get(key string) (V, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.m[key]
-	if !ok || !s.now().Before(e.until) {
+	if now := s.now(); !ok || e.over(now) {
 		delete(s.m, key)
 		var none V
 		return none, false
@@ -45,12 +49,12 @@ func (s *shelf[V]) put(key string, v V, keep time.Duration) {
 	if len(s.m) >= s.max {
 		s.sweep(now)
 	}
-	s.m[key] = shelved[V]{v, now.Add(keep)}
+	s.m[key] = shelved[V]{v, now, now.Add(keep)}
 }
 
 func (s *shelf[V]) sweep(now time.Time) {
 	for k, e := range s.m {
-		if !now.Before(e.until) {
+		if e.over(now) {
 			delete(s.m, k)
 		}
 	}

@@ -166,6 +166,7 @@ func (t *Transport) streamed(ctx context.Context, j *job, g target, k key) (rece
 		if serial {
 			return nil, nil, false
 		}
+		j.sent = j.sent || f != nil && f.sent
 		if f == nil || !f.stale || try == freshTries || ctx.Err() != nil {
 			return receipt, f, true
 		}

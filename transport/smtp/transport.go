@@ -114,7 +114,8 @@ func (t *Transport) deliver(ctx context.Context, j *job) (*securemail.Receipt, e
 	sum := &tally{reasons: j.policies.sts.notes(notes)}
 	hosts = t.ordered(domain, hosts)
 	receipt, err := t.round(ctx, j, hosts, sum)
-	if err == nil || !sum.sts || ctx.Err() != nil || !t.renewed(ctx, j, domain) {
+	// Only a ChannelError says that nobody can have the mail.
+	if err == nil || !sum.sts || !errors.Is(err, securemail.ErrChannel) || ctx.Err() != nil || !t.renewed(ctx, j, domain) {
 		return receipt, err
 	}
 	// RFC 8461 section 5.1: the policy had changed, so what it forbade counts no more.
@@ -200,6 +201,9 @@ func (t *Transport) attempt(ctx context.Context, j *job, g target) (*securemail.
 		return nil, f
 	}
 	receipt, f := t.reach(ctx, j, g, g.key(me))
+	if f != nil {
+		f.sent = f.sent || j.sent
+	}
 	t.learn(j, g, f)
 	return receipt, f
 }

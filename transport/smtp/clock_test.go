@@ -1,0 +1,116 @@
+package smtp_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/postseal/postseal/internal/dnspeer"
+	"github.com/postseal/postseal/internal/smtppeer"
+	"github.com/postseal/postseal/mtasts"
+	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/transport/smtp"
+)
+
+// jumper is a clock without a monotonic reading, that can be set.
+type jumper struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func newJumper() *jumper { return &jumper{at: time.Now().Round(0)} }
+
+func (c *jumper) now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.at
+}
+
+func (c *jumper) jump(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(d)
+}
+
+// "No TLSA records" is believed for a minute, also where the clock was set back by a year meanwhile.
+func TestClockSetBackDoesNotKeepAnswers(t *testing.T) {
+	l := newLab(t)
+	own := smtppeer.SelfSigned("mx1.test")
+	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test")})
+	l.records("clinic.test", dnspeer.Secure)
+	l.records("mx1.test", dnspeer.Secure)
+	clock := newJumper()
+	tr := l.transport(func(o *smtp.Options) { o.Now = clock.now })
+	_, err := l.deliver(tr, named)
+	require.NoError(t, err)
+	p.Reset()
+	l.records("_25._tcp.mx1.test", record(t, own.Leaf, 3, 1, 1), dnspeer.Secure)
+	clock.jump(-365 * 24 * time.Hour)
+	for _, floor := range allFloors {
+		_, err = l.deliver(tr, floor)
+		require.Contains(t, rules(wantChannel(t, err).Wire.Reasons), "dane-mismatch")
+		untouched(t, p)
+	}
+}
+
+// A judgement ends with what it rests on: a kept connection, and one that streams, carries nothing more once the certificate
+// has expired or the operator's agreement is over, whichever way the clock jumps.
+func TestJudgementsEndOnStreamsToo(t *testing.T) {
+	for name, ext := range map[string][]string{"chunks": chunking, "data": {"PIPELINING"}} {
+		t.Run("certificate/"+name, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: ext})
+			clock := newJumper()
+			tr := l.transport(func(o *smtp.Options) { o.Stream, o.Now = &smtp.Stream{}, clock.now })
+			_, err := l.deliver(tr, named)
+			require.NoError(t, err)
+			p.Reset()
+			for _, d := range []time.Duration{100, -150} { // years: after the certificate's time, and before it
+				clock.jump(d * 365 * 24 * time.Hour)
+				_, err = l.deliver(tr, named)
+				require.Contains(t, rules(wantChannel(t, err).Wire.Reasons), "expired")
+				require.NotContains(t, strings.Join(p.Transcript(), " "), canary)
+			}
+		})
+		t.Run("agreement/"+name, func(t *testing.T) {
+			clock := newJumper()
+			ends := *operator
+			ends.Until = clock.now().Add(time.Hour)
+			p, tr := newLab(t).relay(smtppeer.Options{TLS: ca.Config("relay.test"), Extensions: ext}, smtp.Relay{Operator: &ends}, func(o *smtp.Options) {
+				o.Stream, o.Now = &smtp.Stream{}, clock.now
+			})
+			_, err := tr.Deliver(t.Context(), shipment(t, encrypted, hello))
+			require.NoError(t, err)
+			p.Reset()
+			clock.jump(time.Hour)
+			for _, floor := range []securemail.Channel{verified, named, encrypted} {
+				_, err = tr.Deliver(t.Context(), shipment(t, floor, hello))
+				require.Equal(t, "hop-unvouched operator-ended", rules(wantChannel(t, err).Wire.Reasons))
+			}
+			untouched(t, p)
+		})
+	}
+	t.Run("policy", func(t *testing.T) { // a domain that begins to enforce gets nothing over the connection from before
+		l := newLab(t)
+		h := l.policyHost()
+		p := l.mx(smtppeer.Options{TLS: smtppeer.ServerConfig(smtppeer.SelfSigned("mx1.test")), Extensions: chunking})
+		clock := newJumper()
+		tr := l.transport(func(o *smtp.Options) {
+			o.Stream, o.Now, o.STS = &smtp.Stream{}, clock.now, l.cache(h, mtasts.NewMemory(nil), clock.now)
+		})
+		_, err := l.deliver(tr, encrypted)
+		require.NoError(t, err)
+		require.Equal(t, 1, tr.Idle())
+		p.Reset()
+		l.publish(h, "clinic.test", "1", mtasts.Enforce, "mx1.test")
+		clock.jump(2 * time.Minute)
+		for _, floor := range []securemail.Channel{encrypted, anyway} {
+			_, err = l.deliver(tr, floor)
+			require.Contains(t, rules(wantChannel(t, err).Wire.Reasons), "sts-pkix")
+			require.NotContains(t, strings.Join(p.Transcript(), " "), canary)
+		}
+	})
+}
