@@ -43,6 +43,9 @@ type thinReceipt struct {
 	Hop        string    `json:"hop"`
 	TLSVersion string    `json:"tls_version,omitempty"`
 	TLSSuite   string    `json:"tls_suite,omitempty"`
+	TLSGroup   string    `json:"tls_group,omitempty"`
+	FIPS       bool      `json:"fips,omitempty"`
+	Rules      []string  `json:"rules,omitempty"` // of the reasons; their texts name hosts
 }
 
 type thinEvent struct {
@@ -80,6 +83,12 @@ func thinOf(s *Status) *thinStatus {
 		t.Receipt = &thinReceipt{Time: r.Time.UTC(), Proof: r.Proof, Hop: r.Hop.name()}
 		if r.TLS != nil {
 			t.Receipt.TLSVersion, t.Receipt.TLSSuite = tls.VersionName(r.TLS.Version), tls.CipherSuiteName(r.TLS.Suite)
+			if t.Receipt.FIPS = r.TLS.FIPS; r.TLS.Group != 0 {
+				t.Receipt.TLSGroup = r.TLS.Group.String()
+			}
+		}
+		for _, why := range r.Reasons {
+			t.Receipt.Rules = append(t.Receipt.Rules, why.Rule)
 		}
 	}
 	return t

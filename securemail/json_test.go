@@ -21,7 +21,10 @@ func fullStatus() Status {
 		State: StateDelivered, Attempt: 2, Choice: Choice{Method: MethodTLS}, Policy: "hipaa/1",
 		Reasons: []Reason{{"floor", "named"}, {"only-rule", ""}}, Protection: &Protection{Algorithm: "tls", Keys: []string{"ab"}},
 		Receipt: &Receipt{
-			Wire: Wire{TLS: &TLSFacts{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256}, Proof: ProofPKIX, Hop: HopFinal},
+			Wire: Wire{
+				TLS:   &TLSFacts{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256, Group: tls.X25519MLKEM768, FIPS: true},
+				Proof: ProofPKIX, Hop: HopFinal, Reasons: []Reason{{"pkix", "mx.canary.example"}},
+			},
 			Time: at, Peer: "mx.canary.example", RemoteID: "canary",
 		},
 		Failure: "none", Next: at, Changed: at, Read: at,
@@ -31,7 +34,8 @@ func fullStatus() Status {
 const statusJSON = `{"parcel":"p1","submission":"s1","tenant":"t1","state":"delivered","attempt":2,"purpose":"treatment",
 	"method":"tls","policy":"hipaa/1","reasons":[{"rule":"floor","text":"named"},{"rule":"only-rule"}],
 	"labels":{"visit":"42"},"protection":{"algorithm":"tls","keys":["ab"]},
-	"receipt":{"time":"2026-11-24T09:00:00Z","proof":"pkix","hop":"final","tls_version":"TLS 1.3","tls_suite":"TLS_AES_128_GCM_SHA256"},
+	"receipt":{"time":"2026-11-24T09:00:00Z","proof":"pkix","hop":"final","tls_version":"TLS 1.3","tls_suite":"TLS_AES_128_GCM_SHA256",
+		"tls_group":"X25519MLKEM768","fips":true,"rules":["pkix"]},
 	"failure":"none","submitted":"2026-11-24T09:00:00Z","next":"2026-11-24T09:00:00Z",
 	"changed":"2026-11-24T09:00:00Z","read":"2026-11-24T09:00:00Z"}`
 

@@ -108,8 +108,8 @@ type Wire struct {
 }
 
 // Meets is the one comparison of evidence with a demand. ChannelAny is always met. ChannelEncrypted needs TLS 1.2+ with
-// an approved suite to a hop that is final, or asserted by a named Operator; ChannelNamed also a Proof; ChannelVerified
-// a Proof other than "pkix". A Channel or Hop outside the constants is never met.
+// an approved suite to a hop that is final, or asserted by an Operator with a name and an agreement; ChannelNamed also a
+// Proof; ChannelVerified a Proof other than "pkix". A Channel or Hop outside the constants is never met.
 func (w Wire) Meets(c Channel) bool {
 	if c == ChannelAny {
 		return true
@@ -129,7 +129,7 @@ func (w Wire) Meets(c Channel) bool {
 }
 
 func (w Wire) hopCounts() bool {
-	return w.Hop == HopFinal || w.Hop == HopAsserted && w.Operator != nil && w.Operator.Name != ""
+	return w.Hop == HopFinal || w.Hop == HopAsserted && w.Operator != nil && w.Operator.Name != "" && w.Operator.Agreement != ""
 }
 
 func (p Proof) known() bool {

@@ -11,7 +11,7 @@ import (
 func TestMeets(t *testing.T) {
 	good := &TLSFacts{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256}
 	tls12 := &TLSFacts{Version: tls.VersionTLS12, Suite: tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
-	named := &Operator{Name: "relay"}
+	named := &Operator{Name: "relay", Agreement: "BAA-1"}
 	for name, c := range map[string]struct {
 		wire Wire
 		best Channel // the strictest that is met
@@ -31,7 +31,8 @@ func TestMeets(t *testing.T) {
 		"relay":               {Wire{TLS: good, Proof: ProofDANE}, ChannelAny},
 		"vouched relay":       {Wire{TLS: good, Proof: ProofConfigured, Hop: HopAsserted, Operator: named}, ChannelVerified},
 		"vouched by nobody":   {Wire{TLS: good, Proof: ProofDANE, Hop: HopAsserted}, ChannelAny},
-		"vouched by no name":  {Wire{TLS: good, Proof: ProofDANE, Hop: HopAsserted, Operator: &Operator{}}, ChannelAny},
+		"vouched by no name":  {Wire{TLS: good, Proof: ProofDANE, Hop: HopAsserted, Operator: &Operator{Agreement: "BAA-1"}}, ChannelAny},
+		"under no agreement":  {Wire{TLS: good, Proof: ProofDANE, Hop: HopAsserted, Operator: &Operator{Name: "P"}}, ChannelAny},
 		"operator, but relay": {Wire{TLS: good, Proof: ProofDANE, Hop: HopRelay, Operator: named}, ChannelAny},
 		"strange hop":         {Wire{TLS: good, Proof: ProofDANE, Hop: 9, Operator: named}, ChannelAny},
 	} {

@@ -73,7 +73,8 @@ func TestLimitConnections(t *testing.T) {
 		}
 		wg.Wait()
 		require.EqualValues(t, 3, inner.most.Load(), "the total")
-		require.Equal(t, 4*time.Second, time.Since(start))
+		took := time.Since(start) // 5 s where one domain is served first, and the other's last go two at a time
+		require.True(t, took == 4*time.Second || took == 5*time.Second, took)
 
 		inner.most.Store(0)
 		for range 6 {
