@@ -85,6 +85,21 @@ func TestInternationalAddresses(t *testing.T) {
 	}
 }
 
+// RFC 5890: a domain in any letters is asked for, and written, as A-labels, so no host need know SMTPUTF8 for it.
+func TestInternationalDomains(t *testing.T) {
+	for _, a := range []string{"anna@b\u00fccher.test", "anna@B\u00dcCHER.test", "anna@xn--bcher-kva.test"} {
+		l := newLab(t)
+		p := l.mx(smtppeer.Options{Extensions: []string{}})
+		l.records("xn--bcher-kva.test", "MX 1 mx1.test.")
+		s := shipment(t, anyway, hello)
+		s.Recipient.Address = address(t, a)
+		_, err := l.ship(l.transport(nil), s)
+		require.NoError(t, err)
+		require.Equal(t, []string{"anna@xn--bcher-kva.test"}, p.Messages()[0].Rcpts)
+		require.Empty(t, p.Messages()[0].Params)
+	}
+}
+
 // A host that can't carry the message leaves it to the next; a host that can, but not now, keeps it alive.
 func TestNextHostWhereTheFirstCantCarry(t *testing.T) {
 	l := newLab(t)
