@@ -283,11 +283,11 @@ func text(l *looked, now time.Time) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n", l.Domain, headline(l.Snapshot))
 	line := func(name, value string) { fmt.Fprintf(&b, "  %-11s %s\n", name, value) }
-	line("MX", plural(len(l.Hosts), "host")+", "+choose(l.Signed, "signed by DNSSEC", "not signed"))
+	line("MX", choose(l.Known, plural(len(l.Hosts), "host")+", "+choose(l.Signed, "signed by DNSSEC", "not signed"), "unknown"))
 	line("MTA-STS", stsText(&l.STS))
 	line("DANE", l.DANE())
 	line("TLSRPT", l.TLSRPT.String())
-	line("REQUIRETLS", choose(l.RequireTLS(), "offered", "not offered"))
+	line("REQUIRETLS", choose(l.RequireTLS(), "offered", choose(l.Reached, "not offered", "unknown")))
 	for i := range l.Hosts {
 		hostText(&b, &l.Hosts[i], now)
 	}
