@@ -11,7 +11,8 @@ import (
 )
 
 // MailReports gives the function that sends reports of transport/tlsrpt by t, for tlsrpt.MailOptions.Send. Each is
-// delivered once and at once, without a queue: tlsrpt.Reporter itself tries again. The parcel has no tenant, the Purpose
+// delivered at once, without a queue: tlsrpt.Reporter itself tries again, where the host did not refuse for good. It may do
+// so where the host had accepted and its answer was lost: readers know a report by its id. The parcel has no tenant, the Purpose
 // "system" and an Actor of the kind "service", for an smtp.Identity.
 //
 // A report must arrive whatever TLS does (RFC 8460 section 5.3), so t is asked for no more than ChannelAny. Where it is
@@ -39,6 +40,9 @@ func MailReports(t securemail.Transport) func(ctx context.Context, m tlsrpt.Mail
 			},
 			Channel: securemail.ChannelAny, Attempt: 1,
 		})
+		if de, ok := errors.AsType[*securemail.DeliveryError](err); ok && de.Fate == securemail.FatePermanent {
+			return fmt.Errorf("%w: %w", tlsrpt.ErrRefused, err)
+		}
 		return err
 	}
 }

@@ -57,3 +57,17 @@ func TestMailReportsSaysWhatFailedWithoutAddresses(t *testing.T) {
 		require.NotContains(t, err.Error(), "canary", name)
 	}
 }
+
+func TestMailReportsSaysWhatIsRefusedForGood(t *testing.T) {
+	for fate, want := range map[securemail.Fate]bool{
+		securemail.FateRetry: false, securemail.FateUncertain: false, securemail.FatePermanent: true,
+	} {
+		why := &securemail.DeliveryError{Stage: "rcpt", Code: 550, Fate: fate, Remote: "canary"}
+		send := transport.MailReports(securemail.TransportFunc(
+			func(context.Context, *securemail.Shipment) (*securemail.Receipt, error) { return nil, why }))
+		err := send(t.Context(), tlsrpt.Mail{From: "a@example.org", To: "b@example.net", Message: []byte(signMe)})
+		require.ErrorIs(t, err, why)
+		require.Equal(t, want, errors.Is(err, tlsrpt.ErrRefused))
+		require.NotContains(t, err.Error(), "canary")
+	}
+}

@@ -3,7 +3,10 @@ package preset_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"sync"
@@ -17,6 +20,7 @@ import (
 	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/preset"
+	"github.com/postseal/postseal/transport/dane"
 	"github.com/postseal/postseal/transport/dkim"
 	"github.com/postseal/postseal/transport/smtp"
 	"github.com/postseal/postseal/transport/tlsrpt"
@@ -40,7 +44,7 @@ func (c *clock) add(d time.Duration) {
 	c.t = c.t.Add(d)
 }
 
-// reporting is a system that reports, and a domain that asks for reports and whose host has no TLS.
+// reporting is a system that reports, and a domain that asks for reports. Its host has no TLS, though DANE says that it must.
 func reporting(t *testing.T) (*smtppeer.Peer, *smtp.DNSClient, *preset.Options, *clock) {
 	t.Helper()
 	private, err := dkim.Generate(dkim.Ed25519)
@@ -49,14 +53,17 @@ func reporting(t *testing.T) (*smtppeer.Peer, *smtp.DNSClient, *preset.Options, 
 	signer, err := dkim.New([]dkim.Key{key}, nil)
 	require.NoError(t, err)
 	peer, so := far(t, false)
+	record, err := dane.RecordFor(smtppeer.SelfSigned("mx.test").Leaf, 3, 1, 1)
+	require.NoError(t, err)
 	dns, err := dnspeer.Start(dnspeer.Zone{
-		"x.test": {"MX 10 mx.test."}, "mx.test": {"A 127.0.0.1"},
-		"_smtp._tls.x.test": {`TXT "v=TLSRPTv1; rua=mailto:tls@x.test"`},
-		key.RecordName():    {`TXT "` + key.Record().String() + `"`},
+		"x.test": {"MX 10 mx.test.", dnspeer.Secure}, "mx.test": {"A 127.0.0.1", dnspeer.Secure},
+		fmt.Sprintf("_%d._tcp.mx.test", peer.Port()): {"TLSA " + record.String(), dnspeer.Secure},
+		"_smtp._tls.x.test":                          {`TXT "v=TLSRPTv1; rua=mailto:tls@x.test,` + inbox(t, so) + `"`},
+		key.RecordName():                             {`TXT "` + key.Record().String() + `"`},
 	})
 	require.NoError(t, err)
 	t.Cleanup(dns.Close)
-	r, err := smtp.DNS(dns.Addr(), nil)
+	r, err := smtp.DNS(dns.Addr(), &smtp.DNSOptions{TrustAD: true})
 	require.NoError(t, err)
 	so.Resolver = r
 	c := &clock{t: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
@@ -66,6 +73,27 @@ func reporting(t *testing.T) (*smtppeer.Peer, *smtp.DNSClient, *preset.Options, 
 			Organization: "Example Clinic", Contact: "https://example.org/mail", From: "tlsrpt@example.org",
 		},
 	}, c
+}
+
+// inbox takes reports over HTTPS, on loopback, and gives its URI. Its authority is the one that so trusts.
+func inbox(t *testing.T, so *smtp.Options) string {
+	t.Helper()
+	ca := smtppeer.NewCA()
+	so.RootCAs, so.AllowPrivate = ca.Pool(), true
+	web := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := tlsrpt.ParseReport(readAll(r.Body)); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	web.TLS = ca.Config("127.0.0.1")
+	web.StartTLS()
+	t.Cleanup(web.Close)
+	return web.URL
+}
+
+func readAll(r io.Reader) []byte {
+	b, _ := io.ReadAll(r)
+	return b
 }
 
 // What failed today is told tomorrow: to the very host whose TLS is broken, signed, and over a restart between.
@@ -80,7 +108,9 @@ func TestATLSReportTellsOfYesterday(t *testing.T) {
 
 	c.add(24 * time.Hour)
 	s = open(t, path, o)
-	require.NoError(t, s.Upkeep(t.Context()))
+	n, err := s.Reporter.SendDue(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, 2, n, "by mail and by HTTPS")
 	require.Len(t, peer.Messages(), 1)
 	m := peer.Messages()[0]
 	require.Equal(t, []string{"tls@x.test"}, m.Rcpts)
@@ -93,12 +123,33 @@ func TestATLSReportTellsOfYesterday(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "x.test", got.Domain)
 	require.Len(t, got.Report.Policies, 1)
+	require.Equal(t, tlsrpt.TLSA, got.Report.Policies[0].Policy.Type)
 	require.Equal(t, tlsrpt.STARTTLSNotSupported, got.Report.Policies[0].Details[0].Type)
 
-	require.NoError(t, s.Upkeep(t.Context()))
-	require.Len(t, peer.Messages(), 1, "once")
+	for range 3 {
+		require.NoError(t, s.Upkeep(t.Context()))
+		c.add(12 * time.Hour)
+	}
+	require.Len(t, peer.Messages(), 1, "once, and there is no report on reports")
 	require.NoError(t, s.Close())
 	require.ErrorIs(t, s.Upkeep(t.Context()), preset.ErrClosed)
+}
+
+// Run does all that Upkeep does.
+func TestRunReports(t *testing.T) {
+	peer, _, o, c := reporting(t)
+	path := filepath.Join(t.TempDir(), "mail.db")
+	s, err := preset.Open(t.Context(), path, o)
+	require.NoError(t, err)
+	send(t, s)
+	require.NoError(t, s.Close())
+	c.add(24 * time.Hour)
+	s = open(t, path, o)
+	ran := make(chan error, 1)
+	go func() { ran <- s.Run(t.Context()) }()
+	require.Eventually(t, func() bool { return len(peer.Messages()) == 1 }, 30*time.Second, 5*time.Millisecond)
+	require.NoError(t, s.Close())
+	require.NoError(t, <-ran)
 }
 
 // Without reports there are the policies and the domains to look after, with a Relay nothing.
@@ -112,18 +163,39 @@ func TestUpkeepWithoutReports(t *testing.T) {
 	require.NoError(t, s.Upkeep(t.Context()))
 }
 
+// Mail is signed on its way to a recipient's host; and so is the notice of a deposit, that a smart host takes.
 func TestMailIsSigned(t *testing.T) {
-	_, dns, o, _ := reporting(t)
-	peer, so := far(t, true)
-	o.SMTP, o.TLSReports = so, nil
-	s := open(t, filepath.Join(t.TempDir(), "mail.db"), o)
-	send(t, s)
-	require.Len(t, peer.Messages(), 1)
-	vs, err := dkim.Verify(t.Context(), dns, bytes.NewReader(peer.Messages()[0].Data))
-	require.NoError(t, err)
-	require.Len(t, vs, 1)
-	require.Equal(t, dkim.Pass, vs[0].Outcome)
-	require.Equal(t, "example.org", vs[0].Domain)
+	for name, wire := range map[string]func(t *testing.T, o *preset.Options) *smtppeer.Peer{
+		"direct": func(t *testing.T, o *preset.Options) *smtppeer.Peer {
+			p, so := far(t, true)
+			o.SMTP = so
+			return p
+		},
+		"a notice by a relay": func(t *testing.T, o *preset.Options) *smtppeer.Peer {
+			p, _ := far(t, false)
+			o.SMTP, o.Relay, o.BaseURL = nil, &smtp.Relay{Addr: p.Addr()}, "https://mail.example.org"
+			return p
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, dns, o, _ := reporting(t)
+			o.TLSReports = nil
+			peer := wire(t, o)
+			s := open(t, filepath.Join(t.TempDir(), "mail.db"), o)
+			d := draft()
+			d.To[0].Factors = []securemail.Factor{{Kind: "code", Value: securemail.NewSecret("tulip-4711")}}
+			_, err := s.Send(t.Context(), d)
+			require.NoError(t, err)
+			_, err = s.RunDue(t.Context())
+			require.NoError(t, err)
+			require.Len(t, peer.Messages(), 1)
+			vs, err := dkim.Verify(t.Context(), dns, bytes.NewReader(peer.Messages()[0].Data))
+			require.NoError(t, err)
+			require.Len(t, vs, 1)
+			require.Equal(t, dkim.Pass, vs[0].Outcome)
+			require.Equal(t, "example.org", vs[0].Domain)
+		})
+	}
 }
 
 func TestTLSReportsThatCanNotBe(t *testing.T) {

@@ -20,10 +20,13 @@ type MailOptions struct {
 	Sign func(ctx context.Context, message []byte) ([]byte, error)
 	// Send delivers the mail, and answers nil when it is delivered or in a queue that will. It must deliver whatever TLS
 	// does, as the field "TLS-Required: No" asks (RFC 8460 section 5.3, RFC 8689): that TLS fails may be what the report
-	// says. Its ctx is [Quiet]. After an error it is called again, up to 24 hours. Its errors are logged, so they should
-	// hold no address.
+	// says. Its ctx is [Quiet]. After an error it is called again, up to 24 hours, unless that Is [ErrRefused]. Its errors
+	// are logged, so they should hold no address.
 	Send func(ctx context.Context, m Mail) error
 }
+
+// ErrRefused is for MailOptions.Send: the mail was refused for good, and is not to be sent there again.
+var ErrRefused = errors.New("tlsrpt: refused for good")
 
 // Mail is a report on its way. Message is whole and signed, with CRLF line ends, in US-ASCII.
 type Mail struct {

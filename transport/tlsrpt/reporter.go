@@ -181,7 +181,8 @@ func (r *Reporter) account(ctx context.Context, k Key) (sent int, err error) {
 		}
 		if err := r.deliver(ctx, a, i, gz); err != nil {
 			r.o.Logger.InfoContext(ctx, "tlsrpt: report not taken", "domain", k.Domain, "host", d.To.Host(), "error", err)
-			done = false
+			d.Done = errors.Is(err, ErrRefused)
+			done = done && d.Done
 			continue
 		}
 		d.Done = true

@@ -2,9 +2,11 @@ package tlsrpt_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -32,6 +34,7 @@ type desk struct {
 
 	sent    []tlsrpt.Mail
 	sendErr error
+	fail    map[string]error // by destination
 	sign    func(context.Context, []byte) ([]byte, error)
 	https   tlsrpt.HTTPSOptions
 	noMail  bool
@@ -75,8 +78,8 @@ func (d *desk) reporter(t testing.TB) *tlsrpt.Reporter {
 }
 
 func (d *desk) send(ctx context.Context, m tlsrpt.Mail) error {
-	if d.sendErr != nil {
-		return d.sendErr
+	if err := cmp.Or(d.fail[m.To], d.sendErr); err != nil {
+		return err
 	}
 	d.sent = append(d.sent, m)
 	// A delivery agent counts the session, but not under the ctx that it is given.
@@ -290,6 +293,23 @@ func TestRetries(t *testing.T) {
 	require.Zero(t, stored(t, d.store, "example.com").Next)
 	require.Contains(t, d.log.String(), "no route")
 	require.NotContains(t, d.log.String(), "tls@")
+}
+
+// TestRefusedForGood: a mailbox that does not exist is not asked for again; another destination is.
+func TestRefusedForGood(t *testing.T) {
+	d := newDesk(t)
+	d.dns["_smtp._tls.example.com"] = []string{"v=TLSRPTv1; rua=mailto:gone@reports.example.com,mailto:full@reports.example.com"}
+	d.count(t, "example.com")
+	d.fail = map[string]error{
+		"gone@reports.example.com": fmt.Errorf("550: %w", tlsrpt.ErrRefused), "full@reports.example.com": errors.New("452"),
+	}
+	require.Zero(t, d.at(t, time.Hour))
+	require.NotZero(t, stored(t, d.store, "example.com").Next)
+	d.fail = nil
+	require.Equal(t, 1, d.at(t, 2*time.Hour))
+	require.Len(t, d.sent, 1)
+	require.Equal(t, "full@reports.example.com", d.sent[0].To)
+	require.Zero(t, stored(t, d.store, "example.com").Next)
 }
 
 // TestEachDestinationOnce: a destination that has its report is left alone while others are tried again, also after a
