@@ -18,6 +18,7 @@ import (
 
 	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/transport/dane"
+	"github.com/postseal/postseal/transport/dkim"
 	"github.com/postseal/postseal/transport/tlsrpt"
 )
 
@@ -168,7 +169,7 @@ func (f *stsFlags) reports(out *published) error {
 	if err := r.Check(); err != nil {
 		return fmt.Errorf("-tlsrpt: %w: %w", err, errUsage)
 	}
-	out.DNS = append(out.DNS, fmt.Sprintf("%s. IN TXT %q", tlsrpt.RecordName(out.Domain), r))
+	out.DNS = append(out.DNS, dkim.Zone(tlsrpt.RecordName(out.Domain), r.String()))
 	return nil
 }
 

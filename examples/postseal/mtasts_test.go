@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/stretchr/testify/require"
 
 	"github.com/postseal/postseal/internal/dnspeer"
@@ -77,7 +78,7 @@ func TestMTASTSPublish(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, append(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("no")}),
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.leaf.Raw})...), 0o600))
 	code, out, errOut := call(t, "", "mtasts", "X.test", "-publish", "-json", "-mx", "MX.x.test,*.b.test", "-mode", "testing", "-max-age", "7d",
-		"-tlsa", file, "-host", "mx.x.test", "-tlsrpt", "mailto:tls@x.test,https://r.test/x")
+		"-tlsa", file, "-host", "mx.x.test", "-tlsrpt", "mailto:tls@x.test,https://r.test/"+strings.Repeat("x", 250))
 	require.Zero(t, code, errOut)
 	var p published
 	require.NoError(t, json.Unmarshal([]byte(out), &p))
@@ -88,17 +89,21 @@ func TestMTASTSPublish(t *testing.T) {
 	require.Equal(t, []string{"mx.x.test", "*.b.test"}, pol.MX)
 	require.Equal(t, 7*24*time.Hour, pol.MaxAge)
 	require.Len(t, p.DNS, 3)
-	record := func(line, name, kind string) string {
-		rest, found := strings.CutPrefix(line, name+". IN "+kind+" ")
-		require.True(t, found, line)
-		return strings.Trim(rest, `"`)
+	record := func(line, name string) string { // as a name server reads its zone file
+		rr, err := dns.NewRR(line)
+		require.NoError(t, err)
+		require.Equal(t, name+".", rr.Header().Name)
+		if txt, is := rr.(*dns.TXT); is {
+			return strings.Join(txt.Txt, "")
+		}
+		return strings.TrimPrefix(rr.String(), rr.Header().String())
 	}
-	_, err = mtasts.ParseRecord([]string{record(p.DNS[0], "_mta-sts.x.test", "TXT")})
+	_, err = mtasts.ParseRecord([]string{record(p.DNS[0], "_mta-sts.x.test")})
 	require.NoError(t, err)
-	r, err := dane.ParseRecord(record(p.DNS[1], "_25._tcp.mx.x.test", "TLSA"))
+	r, err := dane.ParseRecord(record(p.DNS[1], "_25._tcp.mx.x.test"))
 	require.NoError(t, err)
 	require.Equal(t, []uint8{3, 1, 1}, []uint8{r.Usage, r.Selector, r.Match})
-	rpt, err := tlsrpt.ParseRecord([]string{record(p.DNS[2], "_smtp._tls.x.test", "TXT")})
+	rpt, err := tlsrpt.ParseRecord([]string{record(p.DNS[2], "_smtp._tls.x.test")})
 	require.NoError(t, err)
 	require.Len(t, rpt.RUA, 2)
 
