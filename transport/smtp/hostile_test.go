@@ -360,7 +360,8 @@ func TestNeverTwice(t *testing.T) {
 			}
 			l.mx(smtppeer.Options{
 				TLS:        map[bool]*tls.Config{true: good}[rapid.Bool().Draw(rt, "tls")],
-				Extensions: rapid.SampledFrom([][]string{nil, {}}).Draw(rt, "ext"), LaxData: rapid.Bool().Draw(rt, "lax"),
+				Extensions: rapid.SampledFrom([][]string{nil, {}, chunking, {"CHUNKING"}}).Draw(rt, "ext"), LaxData: rapid.Bool().Draw(rt, "lax"),
+				Chunk:      rapid.SampledFrom([]smtppeer.Chunk{smtppeer.ChunkDiscard, smtppeer.ChunkParse, smtppeer.ChunkClose}).Draw(rt, "chunk"),
 				Hook: func(e smtppeer.Event) *smtppeer.Action {
 					if as := script[e.Stage]; e.N <= len(as) {
 						return as[e.N-1]
@@ -369,7 +370,9 @@ func TestNeverTwice(t *testing.T) {
 				},
 			})
 		}
+		chunks := rapid.SampledFrom([]smtp.Chunking{smtp.ChunkingStreams, smtp.ChunkingOffered}).Draw(rt, "chunking")
 		tr := l.transport(func(o *smtp.Options) {
+			o.Chunking = chunks
 			o.Timeouts = smtp.Timeouts{Greeting: short, EHLO: short, Handshake: short, Mail: short, Rcpt: short, DataInit: short, Dot: short}
 		})
 		defer tr.Close()
