@@ -1,10 +1,15 @@
 package smtp_test
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -53,4 +58,63 @@ func TestTotalTimeHoldsInTheHandshake(t *testing.T) {
 	t.Log(err, time.Since(begin))
 	require.Error(t, err)
 	require.Less(t, time.Since(begin), 5*time.Second)
+}
+
+// A host with ten thousand addresses is tried at a few.
+func TestManyAddresses(t *testing.T) {
+	l := newLab(t)
+	var mu sync.Mutex
+	dials := 0
+	addrs := make([]netip.Addr, 10_000)
+	for i := range addrs {
+		addrs[i] = netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)})
+	}
+	tr := l.transport(func(o *smtp.Options) {
+		o.Resolver = madeUp{smtp.MXSet{Hosts: []smtp.MX{{Host: "mx1.test"}, {Host: "mx2.test", Preference: 1}, {Host: "mx3.test", Preference: 2}}}, addrs}
+		o.Dial = func(context.Context, string, string) (net.Conn, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			dials++
+			return nil, syscall.ECONNREFUSED
+		}
+	})
+	_, err := l.deliver(tr, anyway)
+	require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)
+	require.Equal(t, 8, dials)
+}
+
+// Certificates that nobody needs cost little time, and prove nothing: hundreds are looked through, thousands refused.
+func TestHugeCertificateChains(t *testing.T) {
+	leaf, own := ca.Cert("mx1.test"), smtppeer.SelfSigned("mx1.test")
+	junk := smtppeer.NewCA().Cert("junk.test").Certificate[0]
+	for _, c := range []struct {
+		cert      tls.Certificate
+		more      int
+		delivered bool
+	}{{leaf, 300, true}, {own, 300, false}, {leaf, 3000, false}} {
+		l := newLab(t)
+		cert := c.cert
+		cert.Certificate = slices.Clone(cert.Certificate)
+		for range c.more {
+			cert.Certificate = append(cert.Certificate, junk)
+		}
+		p := l.mx(smtppeer.Options{TLS: smtppeer.ServerConfig(cert)})
+		begin := time.Now()
+		r, err := l.deliver(l.transport(nil), named)
+		require.Less(t, time.Since(begin), 5*time.Second)
+		if c.delivered {
+			require.NoError(t, err)
+			require.Equal(t, securemail.ProofPKIX, r.Proof)
+			continue
+		}
+		wantChannel(t, err)
+		untouched(t, p)
+		// DANE looks at no more than it must either.
+		l.tlsa("mx1.test", record(t, smtppeer.SelfSigned("x.test").Leaf, 2, 0, 1))
+		begin = time.Now()
+		_, err = l.deliver(l.transport(nil), anyway)
+		require.Less(t, time.Since(begin), 5*time.Second)
+		wantChannel(t, err)
+		untouched(t, p)
+	}
 }
