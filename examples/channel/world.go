@@ -15,7 +15,9 @@ import (
 	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/transport/dane"
+	"github.com/postseal/postseal/transport/dkim"
 	"github.com/postseal/postseal/transport/smtp"
+	"github.com/postseal/postseal/transport/tlsrpt"
 )
 
 // world is everybody else: the recipients' mail hosts, DNS, a policy server, and the wire between them and us.
@@ -50,15 +52,14 @@ func newWorld() (*world, error) {
 	if err != nil {
 		return nil, err
 	}
-	const reports = `_smtp._tls.%[1]s. IN TXT "v=TLSRPTv1; rua=mailto:tls-reports@%[1]s"`
 	err = errors.Join(
 		w.servePolicy("sts.example", policy),
 		w.domain("dane.example", smtppeer.ServerConfig(unknown), true),
 		w.publish(record.Line("mx.dane.example", 25)),
-		w.publish(fmt.Sprintf(reports, "dane.example")),
+		w.publish(wantReports("dane.example")),
 		w.domain("sts.example", ca.Config("mx.sts.example"), false),
 		w.publish(id),
-		w.publish(fmt.Sprintf(reports, "sts.example")),
+		w.publish(wantReports("sts.example")),
 		w.domain("signed.example", ca.Config("mx.signed.example"), true),
 		w.domain("plain.example", ca.Config("mx.plain.example"), false),
 		w.domain("selfsigned.example", smtppeer.ServerConfig(smtppeer.SelfSigned("mx.selfsigned.example")), false),
@@ -104,6 +105,12 @@ func (w *world) domain(name string, config *tls.Config, signed bool) error {
 		w.zone["_25._tcp.mx."+name] = []string{dnspeer.Secure}
 	}
 	return w.serveDNS()
+}
+
+// wantReports is the record with which a domain asks for TLS reports, to a mailbox of its own.
+func wantReports(domain string) string {
+	r := tlsrpt.Record{RUA: []tlsrpt.Destination{tlsrpt.Destination("mailto:tls-reports@" + domain)}}
+	return dkim.Zone(tlsrpt.RecordName(domain), r.String())
 }
 
 // publish adds a line of a zone file.
