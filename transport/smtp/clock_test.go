@@ -1,6 +1,8 @@
 package smtp_test
 
 import (
+	"context"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -113,4 +115,30 @@ func TestJudgementsEndOnStreamsToo(t *testing.T) {
 			require.NotContains(t, strings.Join(p.Transcript(), " "), canary)
 		}
 	})
+}
+
+// A message in line for a connection by DATA gets its envelope sent behind the final dot of the one before; not so where the
+// certificate has expired since it came.
+func TestNoEnvelopeBehindTheDotBelowTheFloor(t *testing.T) {
+	l := newLab(t)
+	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: []string{"PIPELINING"}})
+	clock := newJumper()
+	tr := l.transport(func(o *smtp.Options) { o.Stream, o.Now = &smtp.Stream{}, clock.now })
+	first, second := numbered(t, named, 1), shipment(t, named, hello)
+	done := make(chan error, 1)
+	first.OnIntend = func(context.Context) error {
+		go func() {
+			_, err := tr.Deliver(context.Background(), second)
+			done <- err
+		}()
+		stacks := make([]byte, 1<<20)
+		require.Eventually(t, func() bool { return strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), "(*lane).turn(") }, 10*time.Second, time.Millisecond)
+		clock.jump(100 * 365 * 24 * time.Hour)
+		return nil
+	}
+	_, err := tr.Deliver(t.Context(), first)
+	require.NoError(t, err)
+	require.Contains(t, rules(wantChannel(t, <-done).Wire.Reasons), "expired")
+	require.Len(t, p.Attempts(), 1)
+	require.NotContains(t, strings.Join(p.Transcript(), " "), canary)
 }

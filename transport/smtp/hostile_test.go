@@ -361,7 +361,7 @@ func TestNeverTwice(t *testing.T) {
 			l.mx(smtppeer.Options{
 				TLS:        map[bool]*tls.Config{true: good}[rapid.Bool().Draw(rt, "tls")],
 				Extensions: rapid.SampledFrom([][]string{nil, {}, chunking, {"CHUNKING"}}).Draw(rt, "ext"), LaxData: rapid.Bool().Draw(rt, "lax"),
-				Chunk:      rapid.SampledFrom([]smtppeer.Chunk{smtppeer.ChunkDiscard, smtppeer.ChunkParse, smtppeer.ChunkClose}).Draw(rt, "chunk"),
+				Chunk: rapid.SampledFrom([]smtppeer.Chunk{smtppeer.ChunkDiscard, smtppeer.ChunkParse, smtppeer.ChunkClose}).Draw(rt, "chunk"),
 				Hook: func(e smtppeer.Event) *smtppeer.Action {
 					if as := script[e.Stage]; e.N <= len(as) {
 						return as[e.N-1]

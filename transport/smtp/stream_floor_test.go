@@ -235,3 +235,51 @@ func TestNoPersonalDataOfStreams(t *testing.T) {
 	require.NotEmpty(t, logs.b.String())
 	require.False(t, bytes.Contains(logs.b.Bytes(), []byte(canary)) || bytes.Contains(logs.b.Bytes(), []byte("@")))
 }
+
+// In a stream too Intend comes before the far end can have the message, and one that fails leaves it with nobody and
+// harms no neighbour.
+func TestIntendInStreams(t *testing.T) {
+	for way, ext := range streamWays {
+		t.Run(way, func(t *testing.T) {
+			l := newLab(t)
+			p := l.mx(smtppeer.Options{Extensions: ext})
+			tr := l.transport(streaming)
+			errs, intents := make([]error, 60), make([]int, 60)
+			disk := errors.New("disk full")
+			var wg sync.WaitGroup
+			for i := range errs {
+				s := numbered(t, anyway, i)
+				s.OnIntend = func(context.Context) error {
+					intents[i]++
+					for _, m := range p.Attempts() {
+						if m.Complete && strings.HasPrefix(m.From, fmt.Sprintf("s%d@", i)) {
+							return errors.New("it is there already")
+						}
+					}
+					if i%5 == 0 {
+						return disk
+					}
+					return nil
+				}
+				wg.Go(func() { _, errs[i] = tr.Deliver(context.Background(), s) })
+			}
+			wg.Wait()
+			taken := whole(t, p)
+			for i, err := range errs {
+				if err == nil {
+					require.NotZero(t, i%5)
+					require.Positive(t, intents[i])
+					require.Equal(t, 1, taken[i])
+					continue
+				}
+				require.Equal(t, securemail.FateRetry, wantDelivery(t, err).Fate)
+				require.Zero(t, taken[i])
+				if i%5 == 0 && intents[i] > 0 {
+					require.ErrorIs(t, err, disk)
+				}
+				// DATA can't be taken back, so that such a failure costs the connection, and those behind may lose several in a row.
+				require.True(t, i%5 == 0 || way == "data", "message %d: %v", i, err)
+			}
+		})
+	}
+}
