@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -12,6 +13,9 @@ import (
 
 	"github.com/postseal/postseal/securemail"
 )
+
+// Special runs the judgement of addresses that DNS names.
+func Special(a netip.Addr) bool { return special(a) }
 
 // Reply is what ReadReply read.
 type Reply struct {

@@ -114,6 +114,15 @@ func TestNamesInMXRecords(t *testing.T) {
 	require.Len(t, p.Messages(), taken)
 }
 
+// On a network without IPv4 most mail hosts are behind a NAT64 (RFC 6052), and so could our neighbours be.
+func TestTranslatedAddresses(t *testing.T) {
+	for s, special := range map[string]bool{
+		"64:ff9b::101:101": false, "1.1.1.1": false, "64:ff9b::a00:1": true, "64:ff9b::7f00:1": true, "64:ff9b::a9fe:a9fe": true, "64:ff9b:1::101:101": true,
+	} {
+		require.Equal(t, special, smtp.Special(netip.MustParseAddr(s)), s)
+	}
+}
+
 // A stranger's MX record can't make us speak to ourselves or our neighbours.
 func TestPrivateAddresses(t *testing.T) {
 	l := newLab(t)

@@ -185,17 +185,24 @@ func (t *Transport) addresses(ctx context.Context, h *host, domain string) (Addr
 }
 
 // special addresses are no mail host of a stranger's (RFC 6890): whoever puts one into his DNS wants us to speak to a
-// machine of ours, or to ourselves.
+// machine of ours, or to ourselves. One that a NAT64 translates (RFC 6052), which is how a network without IPv4 reaches most mail
+// hosts, is judged by the IPv4 address in it.
 func special(a netip.Addr) bool {
 	a = a.Unmap()
+	if nat64.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
 	return !a.IsGlobalUnicast() || a.IsPrivate() || slices.ContainsFunc(specialNets, func(p netip.Prefix) bool { return p.Contains(a) })
 }
+
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
 var specialNets = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("240.0.0.0/4"),
-	// Prefixes that carry an IPv4 address: RFC 4291 section 2.5.5.1, RFC 6052 and RFC 8215, RFC 3056; and RFC 3879.
-	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
+	// Prefixes that carry an IPv4 address: RFC 4291 section 2.5.5.1, RFC 8215, RFC 3056; and RFC 3879.
+	netip.MustParsePrefix("::/96"), netip.MustParsePrefix("64:ff9b:1::/48"),
 	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
 }
 

@@ -64,18 +64,25 @@ func (o *HTTPSOptions) client() *http.Client {
 }
 
 // special are ranges that netip does not name: shared (RFC 6598), this network, IETF protocols, documentation, benchmarks
-// and reserved (RFC 6890), and the IPv6 prefixes that carry IPv4 addresses (RFC 6052, RFC 3056, RFC 4380).
+// and reserved (RFC 6890), and the IPv6 prefixes that carry IPv4 addresses (RFC 8215, RFC 3056, RFC 4380).
 var special = []netip.Prefix{
 	netip.MustParsePrefix("0.0.0.0/8"), netip.MustParsePrefix("100.64.0.0/10"), netip.MustParsePrefix("192.0.0.0/24"),
 	netip.MustParsePrefix("192.0.2.0/24"), netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("198.51.100.0/24"),
-	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"), netip.MustParsePrefix("64:ff9b::/96"),
+	netip.MustParsePrefix("203.0.113.0/24"), netip.MustParsePrefix("240.0.0.0/4"),
 	netip.MustParsePrefix("64:ff9b:1::/48"), netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("2001::/32"),
 	netip.MustParsePrefix("2001:db8::/32"), netip.MustParsePrefix("fec0::/10"), netip.MustParsePrefix("::/96"),
 }
 
-// public says whether a is an address of the open Internet.
+var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+
+// public says whether a is an address of the open Internet. One that a NAT64 translates (RFC 6052) is judged by the IPv4 address
+// in it.
 func public(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
+	if nat64.Contains(a) {
+		b := a.As16()
+		a = netip.AddrFrom4([4]byte(b[12:]))
+	}
 	if !a.IsGlobalUnicast() || a.IsPrivate() {
 		return false
 	}
