@@ -33,8 +33,11 @@ func fail(check, format string, args ...any) finding {
 	return finding{check, "fail", fmt.Sprintf(format, args...)}
 }
 
-// maxRecord bounds a record that is judged.
-const maxRecord = 16 << 10
+// maxRecord bounds a record that is judged, maxFaults what is said of it.
+const (
+	maxRecord = 16 << 10
+	maxFaults = 20
+)
 
 // versioned are the records that are name, alone or before one of the delimiters.
 func versioned(txts []string, name, delimiters string) []string {
@@ -56,6 +59,9 @@ func judgeSPF(txts []string) []finding {
 	}
 	s := &spf{}
 	for _, term := range strings.Fields(rs[0])[1:] {
+		if len(s.out) >= maxFaults {
+			break
+		}
 		s.term(strings.ToLower(term))
 	}
 	return s.verdict()

@@ -178,3 +178,26 @@ func FuzzRecords(f *testing.F) {
 		}
 	})
 }
+
+// Whatever a record holds, each judge says something, in one line a finding, and not without end.
+func FuzzJudges(f *testing.F) {
+	for _, s := range []string{
+		"v=spf1 mx include:a.test -all", "v=spf1 redirect=a.test", "v=DMARC1; p=none; pct=5; sp=none", "v=DKIM1; k=rsa; p=", "k=ed25519;p=AAAA", "=;;=",
+		"v=spf1 -all" + strings.Repeat(" x", 500),
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		for _, fs := range [][]finding{
+			judgeSPF([]string{s}), judgeDKIM("s", []string{s}), judgeDMARC("a.test", "a.test", []string{s}), judgeDMARC("b.a.test", "a.test", []string{s}),
+		} {
+			require.NotEmpty(t, fs)
+			require.LessOrEqual(t, len(fs), 100)
+			for _, x := range fs {
+				require.Contains(t, []string{"ok", "warn", "fail"}, x.Verdict)
+				require.NotContains(t, x.Text, "\n")
+				require.LessOrEqual(t, len(x.Text), 300)
+			}
+		}
+	})
+}
