@@ -21,9 +21,6 @@ import (
 	"github.com/postseal/postseal/transport/smtp"
 )
 
-// httpsPort is where policies are served.
-const httpsPort = 443
-
 // netFlags say how DNS, mail hosts and policies are reached.
 type netFlags struct {
 	resolver, dot, ca string
@@ -39,7 +36,7 @@ func (f *netFlags) register(fs *flag.FlagSet, what string, timeout time.Duration
 	fs.StringVar(&f.dot, "dot", "", "ask the resolver over TLS; the name in its certificate")
 	fs.StringVar(&f.ca, "ca", "", "PEM file of authorities to trust")
 	fs.UintVar(&f.port, "port", 25, "where mail hosts listen")
-	fs.UintVar(&f.stsPort, "https-port", httpsPort, "where MTA-STS policies are served")
+	fs.UintVar(&f.stsPort, "https-port", 443, "where MTA-STS policies are served")
 	fs.DurationVar(&f.timeout, "timeout", timeout, "for each "+what)
 	fs.BoolVar(&f.json, "json", false, "one JSON object a "+what)
 }
@@ -99,7 +96,7 @@ func (f *netFlags) open() (*network, error) {
 			return nil, err
 		}
 	}
-	c, err := n.client()
+	c, err := mtasts.NewClient(n.fetching())
 	if err != nil {
 		return nil, err
 	}
@@ -141,14 +138,12 @@ func (n *network) LookupTXT(ctx context.Context, name string) ([]string, error) 
 }
 
 // options are those of a Transport that asks the same DNS. Who names the DNS server says himself where hosts are.
-func (n *network) options() (*smtp.Options, error) {
+func (n *network) options() *smtp.Options {
 	o := &smtp.Options{Port: uint16(n.f.port), RootCAs: n.roots}
 	if n.dns != nil {
 		o.Resolver, o.AllowPrivate = n.dns, true
 	}
-	var err error
-	o.STS, err = mtasts.New(mtasts.NewMemory(nil), &mtasts.Options{Resolver: n, Fetcher: n.policies})
-	return o, err
+	return o
 }
 
 // tlsa gives a host's records; secure says that DNSSEC proved them.
@@ -213,11 +208,11 @@ func (n *network) dial(ctx context.Context, network, address string) (net.Conn, 
 	return nil, errors.Join(errs...)
 }
 
-// client fetches policies.
-func (n *network) client() (*mtasts.Client, error) {
-	return mtasts.NewClient(&mtasts.ClientOptions{
+// fetching says how policies are fetched.
+func (n *network) fetching() *mtasts.ClientOptions {
+	return &mtasts.ClientOptions{
 		Dial: n.dial, RootCAs: n.roots, AllowPrivate: n.dns != nil, Port: uint16(n.f.stsPort), Timeout: min(n.f.timeout, time.Minute),
-	})
+	}
 }
 
 // leaf is the certificate that host shows on the port of policies, whether it holds or not.

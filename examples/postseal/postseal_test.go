@@ -146,7 +146,6 @@ func TestResolverMayPointAnywhere(t *testing.T) {
 	o, err := f.options(n)
 	require.NoError(t, err)
 	require.True(t, o.SMTP.AllowPrivate)
-	require.Nil(t, o.SMTP.STS, "the preset's own keeps policies")
 	require.Equal(t, "127.0.0.1:53", withPort("127.0.0.1", "53"))
 	require.Equal(t, "[::1]:53", withPort("::1", "53"))
 	require.Equal(t, "127.0.0.1:5353", withPort("127.0.0.1:5353", "53"))

@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/transport"
 	"github.com/postseal/postseal/transport/dane"
@@ -69,8 +70,8 @@ func probe(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err 
 		return err
 	}
 	defer func() { err = errors.Join(err, p.n.close()) }()
-	o, err := p.n.options()
-	if err != nil {
+	o := p.n.options()
+	if o.STS, err = mtasts.New(mtasts.NewMemory(nil), &mtasts.Options{Resolver: p.n, Fetcher: p.n.policies}); err != nil {
 		return err
 	}
 	t, err := smtp.New(o)

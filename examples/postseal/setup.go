@@ -136,16 +136,10 @@ func (f *flags) open(ctx context.Context, o *preset.Options) (_ *preset.System, 
 }
 
 func (f *flags) options(n *network) (*preset.Options, error) {
-	so, err := n.options()
-	if err != nil {
-		return nil, err
-	}
+	so := n.options()
 	so.Timeouts.Total = f.timeout
-	if f.stsPort == httpsPort {
-		so.STS = nil // the preset's own keeps policies in the store
-	}
 	o := &preset.Options{
-		BaseURL: f.baseURL, InsecureLoopback: f.insecureLoopback, SMTP: so, Logger: slog.New(slog.DiscardHandler),
+		BaseURL: f.baseURL, InsecureLoopback: f.insecureLoopback, SMTP: so, STS: n.fetching(), Logger: slog.New(slog.DiscardHandler),
 	}
 	if f.relay != "" {
 		_, port, err := net.SplitHostPort(f.relay)
