@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -141,4 +142,38 @@ func TestNoEnvelopeBehindTheDotBelowTheFloor(t *testing.T) {
 	require.Contains(t, rules(wantChannel(t, <-done).Wire.Reasons), "expired")
 	require.Len(t, p.Attempts(), 1)
 	require.NotContains(t, strings.Join(p.Transcript(), " "), canary)
+}
+
+// What was known of policies when a message came is not believed for ever: one that can't get its turn behind others within
+// five minutes comes again.
+func TestStreamsDoNotQueueForLong(t *testing.T) {
+	for way, window := range map[string]int{"chunks": 1, "data": 1, "data, in line": 8} {
+		synctest.Test(t, func(t *testing.T) {
+			way, _, _ := strings.Cut(way, ",")
+			p := smtppeer.New(smtppeer.Options{Extensions: streamWays[way], Hook: func(e smtppeer.Event) *smtppeer.Action {
+				if e.Stage == smtppeer.StageDot {
+					return &smtppeer.Action{Delay: 9 * time.Minute}
+				}
+				return nil
+			}})
+			tr := bubble(t, p, func(o *smtp.Options) {
+				o.Stream, o.Timeouts.Dot = &smtp.Stream{Window: window}, 20*time.Minute
+			})
+			begin := time.Now()
+			done := make(chan error, 1)
+			go func() {
+				_, err := tr.Deliver(t.Context(), numbered(t, anyway, 1))
+				done <- err
+			}()
+			time.Sleep(time.Second)
+			_, err := tr.Deliver(t.Context(), numbered(t, anyway, 2))
+			d := wantDelivery(t, err)
+			require.Equal(t, securemail.FateRetry, d.Fate)
+			require.ErrorContains(t, err, "limits")
+			require.Equal(t, 5*time.Minute+time.Second, time.Since(begin))
+			require.NoError(t, <-done)
+			require.NoError(t, tr.Close())
+			synctest.Wait()
+		})
+	}
 }

@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"context"
+	"time"
 
 	"github.com/postseal/postseal/securemail"
 )
@@ -44,6 +45,7 @@ func (l *lane) turn(ctx context.Context, e *entry) *failure {
 		return nil
 	}
 	l.line = append(l.line, e)
+	late := time.After(queued)
 	for l.holder != e {
 		switch {
 		case l.over:
@@ -52,11 +54,17 @@ func (l *lane) turn(ctx context.Context, e *entry) *failure {
 			return l.withdraw(e, ctx.Err())
 		}
 		l.r.mu.Unlock()
+		over := false
 		select {
 		case <-e.wake:
+		case <-late:
+			over = true
 		case <-ctx.Done():
 		}
 		l.r.mu.Lock()
+		if over && l.holder != e && !l.over && !e.ahead {
+			return l.withdraw(e, errBusy)
+		}
 	}
 	return nil
 }

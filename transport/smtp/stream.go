@@ -151,6 +151,9 @@ func (s *streams) exit(r *road) {
 	}
 }
 
+// queued is how long a message waits behind others: what was known of policies when it came is not for much longer.
+const queued = maxKeep
+
 // freshTries is how often a message goes over another connection because one died before its last octet was out.
 const freshTries = 2
 
@@ -210,6 +213,7 @@ func (r *road) carry(ctx context.Context, j *job, g target, fresh bool) (_ *secu
 
 // join finds a lane with room, or makes one, which the caller must open; nil where the host takes no streams.
 func (r *road) join(ctx context.Context, size int64) (_ *lane, opener bool, _ error) {
+	var late <-chan time.Time
 	for {
 		r.mu.Lock()
 		if r.way == waySerial {
@@ -231,8 +235,14 @@ func (r *road) join(ctx context.Context, size int64) (_ *lane, opener bool, _ er
 		wake := make(chan struct{}, 1)
 		r.waiting = append(r.waiting, wake)
 		r.mu.Unlock()
+		if late == nil {
+			late = time.After(queued)
+		}
 		select {
 		case <-wake:
+		case <-late:
+			r.giveUp(wake)
+			return nil, false, errBusy
 		case <-ctx.Done():
 			r.giveUp(wake)
 			return nil, false, ctx.Err()
