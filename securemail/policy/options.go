@@ -21,6 +21,10 @@ type Options struct {
 	Profiles map[securemail.Method]string
 	// Strict raises the floor of tls from ChannelNamed to ChannelVerified.
 	Strict bool
+	// RequireTLS asks, where a tls Choice has a floor, for REQUIRETLS (RFC 8689): not only the first host must prove itself, but
+	// each one on the way must say that it will ask the same of the next. Few hosts offer that, and mail for the others goes on
+	// to the next Choice. How strictly it is taken is the Transport's, as smtp.Options.RequireTLS says.
+	RequireTLS bool
 	// Domains set the floor of tls by the recipient's domain, in lower case A-labels. Subdomains are domains of their own.
 	Domains map[string]Domain
 	// Patience is how long temporary causes are retried; 0: Config.GiveUp.
@@ -117,6 +121,9 @@ func (o *Options) fingerprint() string {
 	}
 	if o.Strict {
 		b.WriteString("strict\n")
+	}
+	if o.RequireTLS {
+		b.WriteString("requiretls\n")
 	}
 	for _, name := range slices.Sorted(maps.Keys(o.Domains)) {
 		d := o.Domains[name]

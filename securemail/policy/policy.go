@@ -219,10 +219,14 @@ func (d *decision) add(methods []securemail.Method) {
 }
 
 func (d *decision) tls() {
-	d.Choices = append(d.Choices, securemail.Choice{
+	c := securemail.Choice{
 		Method: securemail.MethodTLS, Channel: d.floor(), Profile: d.preset.o.Profiles[securemail.MethodTLS],
 		Track: d.facts.Track & (securemail.TrackOpens | securemail.TrackClicks),
-	})
+	}
+	if c.RequireTLS = d.preset.o.RequireTLS && c.Channel < securemail.ChannelAny; c.RequireTLS {
+		d.because("requiretls", "each host on the way must keep to TLS (RFC 8689)")
+	}
+	d.Choices = append(d.Choices, c)
 }
 
 // floor is the preset's, raised for PHI, then the domain rule's.

@@ -198,6 +198,25 @@ func TestDomains(t *testing.T) {
 	require.Equal(t, securemail.ChannelVerified, decide(t, strict, other).Choices[0].Channel)
 }
 
+// TestRequireTLS: it is asked of tls that has a floor, and of nothing else; the floor stays.
+func TestRequireTLS(t *testing.T) {
+	for kind, build := range rules {
+		for _, f := range []securemail.Facts{facts(), facts(clear), facts(clear, purpose(securemail.PurposeMarketing)), facts(purpose(securemail.PurposeSystem), part)} {
+			p, err := build(&policy.Options{RequireTLS: true})
+			require.NoError(t, err)
+			q, err := build(nil)
+			require.NoError(t, err)
+			with, without := decide(t, p, f), decide(t, q, f)
+			require.Equal(t, outline(without), outline(with), kind)
+			for i, c := range with.Choices {
+				floored := c.Method == tls && c.Channel < securemail.ChannelAny && f.Purpose != securemail.PurposeSystem
+				require.Equal(t, floored, c.RequireTLS, "%s %v", kind, c)
+				require.False(t, without.Choices[i].RequireTLS)
+			}
+		}
+	}
+}
+
 func TestOptionsRefused(t *testing.T) {
 	good := policy.Domain{Channel: securemail.ChannelEncrypted, Reason: "r", Owner: "o", Review: now}
 	for name, o := range map[string]*policy.Options{
@@ -237,7 +256,7 @@ func TestNames(t *testing.T) {
 	domain := func(d policy.Domain) map[string]policy.Domain { return map[string]policy.Domain{"example.net": d} }
 	for kind, build := range rules {
 		for i, o := range []*policy.Options{
-			nil, {Strict: true}, {Methods: []securemail.Method{pgp}}, {Methods: []securemail.Method{pgp, escrow}},
+			nil, {Strict: true}, {RequireTLS: true}, {Methods: []securemail.Method{pgp}}, {Methods: []securemail.Method{pgp, escrow}},
 			{Methods: []securemail.Method{escrow, pgp}}, {Patience: time.Hour}, {Uncertain: securemail.OutcomeRetry},
 			{Profiles: map[securemail.Method]string{tls: "x"}}, {Domains: domain(policy.Domain{})},
 			{Domains: domain(policy.Domain{Reason: "r"})}, {Domains: domain(policy.Domain{Channel: securemail.ChannelNamed})},
