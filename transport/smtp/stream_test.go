@@ -87,8 +87,10 @@ func TestStream(t *testing.T) {
 				require.NoError(t, err)
 			}
 			require.Len(t, whole(t, p), n)
-			require.LessOrEqual(t, p.Connections(), 2)
-			require.Equal(t, 1, tr.Idle())
+			if !c.o.KeepSender { // there an idle connection is taken a few times only
+				require.LessOrEqual(t, p.Connections(), 2)
+				require.Equal(t, 1, tr.Idle())
+			}
 			for _, m := range p.Messages() {
 				require.Equal(t, c.bdat || m.From == "", len(m.Chunks) > 0)
 			}
