@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +27,8 @@ type rawPeer struct {
 	after  int
 	silent bool
 	end    func(c *net.TCPConn)
+	// nagle holds small replies back until those before are acknowledged.
+	nagle bool
 
 	mu    sync.Mutex
 	taken map[string]int // by recipient
@@ -58,6 +62,7 @@ func (p *rawPeer) start(t *testing.T) string {
 }
 
 func (p *rawPeer) serve(c *net.TCPConn) {
+	_ = c.SetNoDelay(!p.nagle)
 	br := bufio.NewReader(c)
 	say := func(s string) { _, _ = c.Write([]byte(s + "\r\n")) }
 	say("220 mx1.test")
@@ -168,5 +173,40 @@ func TestHalfClosedAndReset(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Trap 19: a far end that waits for our acknowledgement between its small replies (Nagle's algorithm) must not cost each
+// message the 40 ms that the system would like to wait with it.
+func TestNoStallByDelayedAcknowledgements(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there is no TCP_QUICKACK")
+	}
+	for name, c := range map[string]struct {
+		ext    string
+		stream *smtp.Stream
+	}{"a stream of chunks": {"CHUNKING", &smtp.Stream{}}, "a stream by DATA": {"X-NONE", &smtp.Stream{}}, "BDAT": {"CHUNKING", nil}, "DATA": {"X-NONE", nil}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			p := &rawPeer{ext: c.ext, after: 1000, nagle: true, end: func(*net.TCPConn) {}}
+			addr := p.start(t)
+			l.records("mx1.test", "A 192.0.2.1")
+			l.records("clinic.test", "MX 1 mx1.test.")
+			tr := l.transport(func(o *smtp.Options) {
+				o.Stream, o.Chunking = c.stream, smtp.ChunkingOffered
+				o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+					return new(net.Dialer).DialContext(ctx, network, addr)
+				}
+			})
+			var took []time.Duration
+			for i := range 31 {
+				begin := time.Now()
+				_, err := tr.Deliver(t.Context(), numbered(t, anyway, i))
+				require.NoError(t, err)
+				took = append(took, time.Since(begin))
+			}
+			slices.Sort(took)
+			require.Less(t, took[len(took)/2], 30*time.Millisecond, "%v", took)
+		})
 	}
 }

@@ -171,7 +171,10 @@ func (t *Transport) ready(ctx context.Context, j *job, c *conn, steps []step) *f
 // replies reads the answers to a flight of steps, and returns its first failure.
 func (t *Transport) replies(ctx context.Context, c *conn, steps []step) *failure {
 	var first *failure
-	for _, s := range steps {
+	for i, s := range steps {
+		if i > 0 && c.br.Buffered() == 0 {
+			quickAck(c.raw) // it may wait for that with the next answer
+		}
 		if f := c.step(ctx, s, first); f != nil && first == nil {
 			first = f
 		}
