@@ -140,7 +140,7 @@ func TestFactsFromBeforeTLSAreForgotten(t *testing.T) {
 	require.Equal(t, "5.6.7", wantDelivery(t, err).Enhanced)
 }
 
-// Octets in the clear behind the 220 are an attack and end the attempt, whatever the floor.
+// Trap 10: octets in the clear behind the 220 are an attack and end the attempt, whatever the floor.
 func TestInjectionEndsTheDelivery(t *testing.T) {
 	for _, inject := range []string{"250 ok\r\n", "250-mx1.test\r\n250 AUTH PLAIN\r\n", "\x00", "220 again\r\n"} {
 		for _, floor := range []securemail.Channel{verified, named, encrypted, anyway} {

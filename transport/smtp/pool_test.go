@@ -141,7 +141,7 @@ func TestOnlyOneFreshConnection(t *testing.T) {
 	require.Equal(t, 2, p.Connections())
 }
 
-// Never again once the dot is out, on a kept connection too.
+// Trap 22: never again once the dot is out, on a kept connection too.
 func TestKeptConnectionLostAfterTheDot(t *testing.T) {
 	l := newLab(t)
 	p := l.mx(smtppeer.Options{Hook: func(e smtppeer.Event) *smtppeer.Action {
@@ -159,7 +159,7 @@ func TestKeptConnectionLostAfterTheDot(t *testing.T) {
 	require.Equal(t, 1, p.Connections())
 }
 
-// A refused recipient leaves the connection to the next message, and nothing of its own.
+// Traps 18 and 19: a refused recipient leaves the connection to the next message, and nothing of its own: RSET comes first.
 func TestRefusalDoesNotDisturbTheNext(t *testing.T) {
 	for _, ext := range []string{"PIPELINING", "X-NONE"} {
 		l := newLab(t)
@@ -213,7 +213,7 @@ func TestPoolKey(t *testing.T) {
 	require.Equal(t, 5, p.Connections())
 }
 
-// RFC 8689: mail that requires TLS has connections of its own.
+// Trap 12, RFC 8689: mail that requires TLS has connections of its own.
 func TestRequireTLSHasItsOwnConnection(t *testing.T) {
 	l := newLab(t)
 	p := l.mx(smtppeer.Options{TLS: ca.Config("mx1.test"), Extensions: []string{"REQUIRETLS"}})

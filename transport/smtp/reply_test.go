@@ -76,6 +76,7 @@ func TestQueueID(t *testing.T) {
 	}
 }
 
+// Trap 11 among others: keywords compare without case.
 func TestEHLO(t *testing.T) {
 	x, err := smtp.ParseEHLO("250-STARTTLS is my name\r\n250-starttls\r\n250-Pipelining\r\n250-SIZE 1000\r\n250-8bitmime\r\n" +
 		"250-SmtpUtf8\r\n250-AUTH plain LOGIN\r\n250-AUTH=CRAM-MD5\r\n250-X-OTHER y\r\n250 REQUIRETLS\r\n")

@@ -144,7 +144,7 @@ func TestProofThatKills(t *testing.T) {
 	require.Equal(t, 1, count(p.Transcript(), "MAIL FROM:<>"))
 }
 
-// A refused recipient never disturbs its neighbours.
+// Traps 18 and 19: a refused recipient never disturbs its neighbours, even at a peer that keeps his transaction open.
 func TestStreamRefusals(t *testing.T) {
 	for name, o := range map[string]smtppeer.Options{
 		"discards": {Extensions: chunking}, "keeps the sender": {Extensions: chunking, KeepSender: true},
