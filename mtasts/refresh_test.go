@@ -72,6 +72,25 @@ func TestRefreshTakesWhatIsNew(t *testing.T) {
 	require.Equal(t, w.clock().Add(-24*time.Hour), e.Used, "a refresh is no use")
 }
 
+// What a refresh brings is whole: id, policy and text stay in step, in memory and in the Store (mox refreshes the policy alone).
+func TestRefreshKeepsTheTextInStep(t *testing.T) {
+	w := newWorld()
+	c := w.start(t)
+	lookup(t, c)
+	const next = "version: STSv1\nmode: enforce\nmx: b.example\nmax_age: 604800\n"
+	w.publish("b2", next)
+	w.pass(24 * time.Hour)
+	require.Equal(t, 1, refresh(t, c))
+	w.set(func() { w.txtErr, w.fetchErr = errServFail, errBlocked })
+	w.pass(time.Hour)
+	for _, cache := range []*mtasts.Cache{c, w.start(t)} {
+		s := lookup(t, cache)
+		require.Equal(t, "b2", s.ID)
+		require.Equal(t, next, string(s.Text))
+		require.Equal(t, next, s.Policy.String())
+	}
+}
+
 func TestRefreshLeavesOut(t *testing.T) {
 	for _, c := range []struct {
 		name string
