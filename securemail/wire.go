@@ -92,7 +92,8 @@ var approvedSuites = sync.OnceValue(func() map[suite]bool {
 type Operator struct {
 	// Name and Agreement (the business associate agreement's reference, 45 CFR 164.504(e)) are recorded with each receipt.
 	Name, Agreement string
-	// Until is the agreement's end, zero: none; Uses and Regions its limits.
+	// Until is the agreement's end, zero: none. Uses are the purposes that it covers, none: all. Regions are recorded, and bind
+	// nothing here: where a relay's machines are can't be seen from outside.
 	Until         time.Time
 	Uses, Regions []string
 }

@@ -317,7 +317,7 @@ func full(t testing.TB) securemail.Event {
 				Wire: securemail.Wire{
 					TLS:   &securemail.TLSFacts{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256, Group: tls.X25519MLKEM768, FIPS: true},
 					Proof: securemail.ProofDANE, Hop: securemail.HopAsserted, Reasons: reasons,
-					Operator: &securemail.Operator{Name: "relay", Agreement: "baa-1", Until: time.Unix(2e9, 0)},
+					Operator: &securemail.Operator{Name: "relay", Agreement: "baa-1", Until: time.Unix(2e9, 0), Uses: []string{"treatment"}, Regions: []string{"eu"}},
 				},
 				Time: time.Unix(1e9, 6), Peer: canary + ".example.org", RemoteID: canary,
 			},
@@ -364,7 +364,7 @@ func TestEntryHoldsTheEvidence(t *testing.T) {
 		Purpose:    "treatment", Read: time.Unix(1e9, 9).UTC(), Reasons: []audit.Reason{{Rule: "r1", Text: "because <&>"}},
 		Receipt: &audit.Receipt{
 			Hop: "asserted", Proof: "dane", Peer: l.Pseudonym("peer", "clinic", canary+".example.org"), Remote: l.Pseudonym("remote", "clinic", canary),
-			Operator: &audit.Operator{Name: "relay", Agreement: "baa-1", Until: time.Unix(2e9, 0).UTC()}, Time: time.Unix(1e9, 6).UTC(),
+			Operator: &audit.Operator{Name: "relay", Agreement: "baa-1", Until: time.Unix(2e9, 0).UTC(), Uses: []string{"treatment"}, Regions: []string{"eu"}}, Time: time.Unix(1e9, 6).UTC(),
 			Reasons: []audit.Reason{{Rule: "r1", Text: "because <&>"}},
 			TLS:     &audit.TLS{Chain: strings.Repeat("0", 64), FIPS: true, Group: "X25519MLKEM768", Suite: "TLS_AES_128_GCM_SHA256", Version: "TLS 1.3"},
 		},
@@ -373,6 +373,19 @@ func TestEntryHoldsTheEvidence(t *testing.T) {
 	}, got)
 	require.NotEqual(t, address, l.Pseudonym("address", "other", e.Recipient.Address.Reveal()), "tenants can't be linked")
 	require.Empty(t, l.Pseudonym("address", "t", ""))
+}
+
+// TestReasonsNameNoHost: a mail host's name can tell who the recipient is, so the reasons keep to its pseudonym as the receipt does.
+func TestReasonsNameNoHost(t *testing.T) {
+	l := open(t, logDir(t), nil)
+	e := full(t)
+	domain := e.Recipient.Address.Domain()
+	e.Receipt.Peer = "mx7." + domain
+	e.Receipt.Reasons = []securemail.Reason{{Rule: "dane-match", Text: "the TLSA record 3 1 1 of mx7." + domain + " matches"}}
+	e.Reasons = []securemail.Reason{{Rule: "starttls-not-offered", Text: "mx9." + domain + " offers no STARTTLS"}}
+	_, got := proveFull(t, l, e)
+	require.Equal(t, "the TLSA record 3 1 1 of [peer "+got.Receipt.Peer+"] matches", got.Receipt.Reasons[0].Text)
+	require.Equal(t, "mx9.[domain "+l.Pseudonym("domain", "clinic", domain)+"] offers no STARTTLS", got.Reasons[0].Text)
 }
 
 func TestEntryIsCanonicalJSON(t *testing.T) {

@@ -144,7 +144,9 @@ type Receipt struct {
 type Operator struct {
 	Agreement string    `json:"agreement,omitzero"`
 	Name      string    `json:"name"`
+	Regions   []string  `json:"regions,omitzero"`
 	Until     time.Time `json:"until,omitzero"`
+	Uses      []string  `json:"uses,omitzero"`
 }
 
 // TLS is what the handshake gave: IANA's names, and in hex the SHA-256 over the peer's chain.
@@ -392,7 +394,9 @@ func (w *wording) receipt(r *securemail.Receipt) *Receipt {
 		Remote: w.pseudonym("remote", r.RemoteID), Time: w.time(r.Time),
 	}
 	if o := r.Operator; o != nil {
-		out.Operator = &Operator{Agreement: w.text(o.Agreement), Name: w.text(o.Name), Until: w.time(o.Until)}
+		out.Operator = &Operator{
+			Agreement: w.text(o.Agreement), Name: w.text(o.Name), Regions: list(w, o.Regions, w.text), Until: w.time(o.Until), Uses: list(w, o.Uses, w.text),
+		}
 	}
 	if t := r.TLS; t != nil {
 		out.TLS = &TLS{

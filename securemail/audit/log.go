@@ -381,7 +381,7 @@ func (l *Log) Verifier() note.Verifier { return l.verifier }
 func (l *Log) PublicKey() string { return l.keys.public }
 
 // Pseudonym returns what stands in entries for value: 128 bits in hex, "" for "". Kind is "address" (value is
-// securemail.Address.Reveal), "subject", "ref", "label", "session", "peer" or "remote"; tenant is the event's By.Tenant.
+// securemail.Address.Reveal), "subject", "ref", "label", "session", "peer", "domain" or "remote"; tenant is the event's By.Tenant.
 func (l *Log) Pseudonym(kind, tenant, value string) string {
 	return pseudonym(l.keys.mac, kind, tenant, value)
 }

@@ -8,8 +8,8 @@ import (
 )
 
 // Texts of rules, errors and hosts must not name a person. Where one does all the same, the log is no place for it: it
-// can't be taken back. So what the event itself knows of its people, and whatever looks like an address, stands in texts
-// as "[kind pseudonym]".
+// can't be taken back. So what the event itself knows of its people, where their mail is, and whatever looks like an address,
+// stands in texts as "[kind pseudonym]".
 
 // known is a value that must not show in a text.
 type known struct{ kind, value string }
@@ -34,6 +34,10 @@ func knownOf(e *securemail.Event) []known {
 		}
 		all = append(all, known{"label", v})
 	}
+	if e.Receipt != nil {
+		all = append(all, known{"peer", e.Receipt.Peer}) // before the domain, which may be a part of it
+	}
+	all = append(all, known{"domain", e.Recipient.Address.Domain()})
 	out := all[:0]
 	for _, k := range all {
 		if len(k.value) >= leastKnown {
