@@ -157,7 +157,7 @@ func (a *attempt) judge(err error, c Choice) verdict {
 		}
 		return verdictStop
 	}
-	a.reason(rule, "delivery: "+de.Stage)
+	a.reason(rule, withRules("delivery: "+de.Stage, de.Wire.Reasons))
 	a.after = de.RetryAfter
 	if de.Fate == FatePermanent {
 		return verdictPermanent
@@ -183,11 +183,17 @@ func (a *attempt) channelMissed(rule string, err error) {
 	text := "the channel did not give the floor"
 	if ce, ok := errors.AsType[*ChannelError](err); ok {
 		a.temporary = a.temporary || ce.Temporary
-		for _, r := range ce.Wire.Reasons {
-			text += "; " + r.Rule
-		}
+		text = withRules(text, ce.Wire.Reasons)
 	}
 	a.reason(rule, text)
+}
+
+// withRules adds the chain that led there; its texts stay with the error.
+func withRules(text string, chain []Reason) string {
+	for _, r := range chain {
+		text += "; " + r.Rule
+	}
+	return text
 }
 
 var errLateIntent = errors.New("securemail: intent of a delivery that has ended")

@@ -130,10 +130,21 @@ func TestSendShowsWhatProvedTheHost(t *testing.T) {
 		require.NotEmpty(t, r.Wire.Group)
 		l = newLab(t, nil, servePolicy(policyText))
 	}
+	l = newLab(t, func(z dnspeer.Zone) {
+		for name := range z {
+			if strings.Contains(name, "._tcp.") {
+				z[name] = []string{dnspeer.ServFail}
+			}
+		}
+	}, servePolicy(policyText))
+	_, out, _ := call(t, mail, append([]string{"send", "-to", "anna@x.test", "-trust-ad"}, l.flags...)...)
+	require.Contains(t, out, "\tdeferred\t")
+	require.Contains(t, out, "; dane-unknown", "what defers is said too")
+	require.Empty(t, l.peer.Attempts())
 	l = newLab(t, nil, servePolicy(strings.ReplaceAll(policyText, "mx.x.test", "other.test")))
 	code, out, _ := call(t, mail, append([]string{"send", "-to", "anna@x.test"}, l.flags...)...)
 	require.Equal(t, 1, code)
-	require.Contains(t, out, "sts")
+	require.Contains(t, out, "sts-mx-mismatch")
 	require.Empty(t, l.peer.Attempts())
 }
 
