@@ -16,6 +16,13 @@
 // With direct delivery MTA-STS policies, what was learned of domains, and (with [Options].TLSReports) counts of TLS sessions
 // are kept in the database, so that they bind, and are reported, after a restart too. examples/channel shows them at work.
 //
+// DANE, and so the strongest proof that a mail host can give, needs DNS answers that DNSSEC proved, which the system's resolver
+// does not tell. With a resolver that validates, such as unbound, on loopback:
+//
+//	dns, err := smtp.DNS("127.0.0.1:53", &smtp.DNSOptions{TrustAD: true})
+//	...
+//	sys, err := preset.Open(ctx, "mail.db", &preset.Options{SMTP: &smtp.Options{Resolver: dns}})
+//
 // # Files
 //
 // Beside the database file PATH lie PATH.key with PATH.key.epoch, PATH.key.scopes and PATH.key.lock (the key ring: without it
