@@ -322,6 +322,8 @@ func headline(s *posture.Snapshot) string {
 	switch {
 	case s.NullMX:
 		return "takes no mail"
+	case !s.Reached && slices.ContainsFunc(s.Hosts, func(h posture.Host) bool { return h.Reached }):
+		return "not reached: it answers, but what it must prove is not known now, so mail would wait"
 	case !s.Reached:
 		return "not reached"
 	case s.TLS == nil:

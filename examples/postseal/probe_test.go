@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -280,6 +281,11 @@ func TestHeadlines(t *testing.T) {
 	w := securemail.Wire{Hop: securemail.HopFinal}
 	o := &transport.Observation{Domain: "x.test", Known: true, Route: securemail.Route{Wire: w, Known: true}, STS: transport.STSObservation{State: "none"}}
 	require.Equal(t, "in the clear", headline(posture.NewSnapshot(o, posture.TLSRPT{})))
+	o.Route.Known, o.Hosts = false, []transport.HostObservation{{Name: "mx.x.test"}}
+	require.Equal(t, "not reached", headline(posture.NewSnapshot(o, posture.TLSRPT{})))
+	o.Hosts[0].Addr = netip.MustParseAddr("192.0.2.1")
+	require.Contains(t, headline(posture.NewSnapshot(o, posture.TLSRPT{})), "so mail would wait")
+	o.Route.Known = true
 	o.Route.TLS = &securemail.TLSFacts{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256}
 	require.Equal(t, "encrypted (no proof of its name), TLS 1.3 TLS_AES_128_GCM_SHA256", headline(posture.NewSnapshot(o, posture.TLSRPT{})))
 }

@@ -70,7 +70,8 @@ func levelOfWire(w *securemail.Wire) Level {
 type Snapshot struct {
 	Domain string    `json:"domain"`
 	Time   time.Time `json:"time"`
-	// Known says that its mail hosts were found out, Reached that one of them was spoken to, NullMX that it takes no mail.
+	// Known says that its mail hosts were found out, NullMX that it takes no mail, Reached that it is known what wire mail would
+	// have now: one of them was spoken to, and what it must give could be looked up.
 	Known   bool `json:"known"`
 	Reached bool `json:"reached"`
 	NullMX  bool `json:"null_mx,omitempty"`
