@@ -263,6 +263,9 @@ func TestPins(t *testing.T) {
 				require.Equal(t, c.rules, rules(wantChannel(t, err).Wire.Reasons))
 				untouched(t, p)
 			}
+			route, err := tr.Probe(t.Context(), "", "clinic.test")
+			require.NoError(t, err)
+			require.Equal(t, c.rules == "", route.Meets(encrypted), "what a delivery would not use is not promised")
 		})
 	}
 	t.Run("host not among the pinned", func(t *testing.T) {

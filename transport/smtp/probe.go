@@ -146,7 +146,11 @@ func (t *Transport) glance(ctx context.Context, g target, purpose securemail.Pur
 	}
 	defer c.quit()
 	w := c.wire
-	if rule := g.plan.terms.missed(&w, c.shown); rule != "" {
+	rule := g.plan.terms.missed(&w, c.shown)
+	if rule == "" && g.plan.know.Pinned && w.TLS != nil && !c.shown.pin {
+		rule = "pin" // which the terms of any floor but this one ask for
+	}
+	if rule != "" {
 		// A delivery would not use this wire, so it promises nothing.
 		f := c.fault(w, rule, g.plan)
 		w.TLS, w.Proof, w.Reasons = nil, "", f.Wire.Reasons
