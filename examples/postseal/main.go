@@ -33,7 +33,7 @@
 //	-port N, -https-port N
 //	                    where mail hosts listen and policies are served, instead of 25 and 443
 //	-ca FILE            trust the authorities in this PEM file instead of the system's
-//	-timeout D          for each domain, 1m; for each recipient, 1h
+//	-timeout D          for each domain, 1m, and once more for what -own judges; for each recipient, 1h
 //	-json               one JSON object a domain or recipient
 //
 // probe speaks with each mail host up to TLS and says QUIT. It exits 1 where a domain was not reached. With -own it also judges

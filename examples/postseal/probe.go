@@ -71,6 +71,7 @@ func probe(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err 
 	}
 	defer func() { err = errors.Join(err, p.n.close()) }()
 	o := p.n.options()
+	o.Timeouts = brisk(f.timeout)
 	if o.STS, err = mtasts.New(mtasts.NewMemory(nil), &mtasts.Options{Resolver: p.n, Fetcher: p.n.policies}); err != nil {
 		return err
 	}
@@ -81,6 +82,12 @@ func probe(ctx context.Context, args []string, _ io.Reader, out io.Writer) (err 
 	defer func() { err = errors.Join(err, t.Close()) }()
 	p.observer = t
 	return p.all(ctx, domains, out)
+}
+
+// brisk leaves time for another host where one stalls.
+func brisk(total time.Duration) smtp.Timeouts {
+	third := max(total/3, time.Millisecond)
+	return smtp.Timeouts{Connect: min(third, 30*time.Second), Greeting: third, EHLO: third, Handshake: min(third, time.Minute)}
 }
 
 // all looks at each domain and prints it; the error says how many were not reached.
@@ -112,27 +119,36 @@ func (p *prober) print(out io.Writer, l *looked) error {
 	return err
 }
 
+// look takes -timeout for the mail hosts, and once more for what the domain publishes: a host that stalls says nothing of DNS.
 func (p *prober) look(ctx context.Context, domain string) *looked {
+	l := &looked{Snapshot: p.observe(ctx, domain)}
+	if p.own {
+		ctx, cancel := context.WithTimeout(ctx, p.n.f.timeout)
+		defer cancel()
+		l.Own = p.judge(ctx, l.Snapshot)
+	}
+	return l
+}
+
+func (p *prober) observe(ctx context.Context, domain string) *posture.Snapshot {
 	ctx, cancel := context.WithTimeout(ctx, p.n.f.timeout)
 	defer cancel()
 	rpt := posture.LookupTLSRPT(ctx, p.n, domain)
 	o, err := p.observer.Observe(ctx, "", domain)
-	if err != nil || o == nil {
-		why := "nothing was found out"
-		if err != nil {
-			why = err.Error() // names stages and causes, nothing that a far end said
-		}
-		o = &transport.Observation{Reasons: []securemail.Reason{{Rule: "unreachable", Text: why}}}
+	if o == nil {
+		o = &transport.Observation{}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		o.Reasons = append(o.Reasons, securemail.Reason{Rule: "unreachable", Text: "the time for it was over; see -timeout"})
+	case err != nil: // it names stages and causes, nothing that a far end said
+		o.Reasons = append(o.Reasons, securemail.Reason{Rule: "unreachable", Text: err.Error()})
 	}
 	o.Domain = domain
 	if o.Time.IsZero() {
 		o.Time = p.now()
 	}
-	l := &looked{Snapshot: posture.NewSnapshot(o, rpt)}
-	if p.own {
-		l.Own = p.judge(ctx, l.Snapshot)
-	}
-	return l
+	return posture.NewSnapshot(o, rpt)
 }
 
 // judge looks up what the domain publishes, and judges it.

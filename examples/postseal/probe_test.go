@@ -255,6 +255,21 @@ func TestProbeOwnCertificates(t *testing.T) {
 	require.NotContains(t, out, "verified")
 }
 
+// TestProbeOfAHostThatStalls: what it keeps from being seen is no fault of DNS.
+func TestProbeOfAHostThatStalls(t *testing.T) {
+	p, err := smtppeer.Start(smtppeer.Options{On: map[smtppeer.Stage]smtppeer.Action{smtppeer.StageGreeting: smtppeer.Stall()}})
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	l := newLab(t, nil, servePolicy(policyText))
+	l.flags[5], l.flags[len(l.flags)-1] = fmt.Sprint(p.Port()), "2s"
+	code, out, errOut := l.call(t, "probe", "-own", "x.test")
+	require.Equal(t, 1, code)
+	require.Equal(t, "postseal: 1 of 1 domains not reached\n", errOut)
+	for _, want := range []string{"x.test: not reached\n  MX          1 host, not signed\n", "mx.x.test was not reached: greeting", "OK      spf: -all", "OK      dmarc: p=reject", "OK      mta-sts: mode enforce"} {
+		require.Contains(t, out, want)
+	}
+}
+
 // says is an observer that has one answer.
 type says struct {
 	o   *transport.Observation
