@@ -2,6 +2,7 @@ package smtp
 
 import (
 	"bytes"
+	"encoding/binary"
 	"io"
 	"sync"
 
@@ -70,14 +71,19 @@ func (j *job) peek() error {
 	}
 	j.first = (*j.buf)[:n]
 	j.eightBit = !ascii(j.first)
-	head := j.first
-	if i := bytes.Index(head, []byte("\r\n\r\n")); i >= 0 {
-		head = head[:i]
-	} else if !j.whole {
-		head = j.Message.Head()
-	}
-	j.utf8 = !ascii(head) || !ascii([]byte(j.from)) || !ascii([]byte(j.to))
+	j.utf8 = !ascii([]byte(j.from)) || !ascii([]byte(j.to)) || (j.eightBit || !j.whole) && !ascii(j.head())
 	return nil
+}
+
+// head is the message's header.
+func (j *job) head() []byte {
+	if i := bytes.Index(j.first, []byte("\r\n\r\n")); i >= 0 {
+		return j.first[:i]
+	}
+	if j.whole {
+		return j.first
+	}
+	return j.Message.Head()
 }
 
 // sourceError keeps the cause for errors.Is and its text out: a source's text may name a file or a person.
@@ -116,11 +122,13 @@ func (j *job) has8Bit() (bool, error) {
 }
 
 func ascii(b []byte) bool {
-	for len(b) >= 8 {
-		if (b[0]|b[1]|b[2]|b[3]|b[4]|b[5]|b[6]|b[7])&0x80 != 0 {
+	const high = 0x8080808080808080
+	for len(b) >= 32 {
+		w := binary.LittleEndian.Uint64(b) | binary.LittleEndian.Uint64(b[8:]) | binary.LittleEndian.Uint64(b[16:]) | binary.LittleEndian.Uint64(b[24:])
+		if w&high != 0 {
 			return false
 		}
-		b = b[8:]
+		b = b[32:]
 	}
 	for _, c := range b {
 		if c >= 0x80 {
