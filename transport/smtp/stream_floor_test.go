@@ -283,3 +283,31 @@ func TestIntendInStreams(t *testing.T) {
 		})
 	}
 }
+
+// TLSA records that can't be used ask for TLS all the same (RFC 7672 section 2.2), whatever the floor, and then within the
+// profile; whose certificate it is does not matter.
+func TestUnusableRecordsMakeTLSMandatory(t *testing.T) {
+	authenticates := map[string]bool{"swaps the certificate": true, "has one for other name": true, "has one that ended": true}
+	for attack, o := range attacks("mx1.test") {
+		for _, stream := range []*smtp.Stream{nil, {}} {
+			t.Run(fmt.Sprint(attack, "/", stream != nil), func(t *testing.T) {
+				l := newLab(t)
+				p := l.mx(o)
+				l.tlsa("mx1.test", unusable)
+				tr := l.transport(func(o *smtp.Options) { o.Stream = stream })
+				for _, floor := range []securemail.Channel{encrypted, anyway} {
+					r, err := l.deliver(tr, floor)
+					if authenticates[attack] {
+						require.NoError(t, err)
+						require.NotNil(t, r.TLS)
+						continue
+					}
+					unseen(t, p)
+					if !errors.Is(err, smtp.ErrInjected) {
+						wantChannel(t, err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -43,6 +43,18 @@ func newIssuer(t *testing.T) *issuer {
 	return &issuer{cert, key}
 }
 
+// below makes an authority with that key under i.
+func (i *issuer) below(t *testing.T, key *rsa.PrivateKey) *issuer {
+	t.Helper()
+	tm := *i.cert
+	tm.SerialNumber, tm.Subject = big.NewInt(3), pkix.Name{CommonName: "small CA"}
+	der, err := x509.CreateCertificate(rand.Reader, &tm, i.cert, key.Public(), i.key)
+	require.NoError(t, err)
+	cert, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	return &issuer{cert, key}
+}
+
 func (i *issuer) issue(t *testing.T, key crypto.Signer, alg x509.SignatureAlgorithm) tls.Certificate {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
@@ -53,6 +65,13 @@ func (i *issuer) issue(t *testing.T, key crypto.Signer, alg x509.SignatureAlgori
 	leaf, err := x509.ParseCertificate(der)
 	require.NoError(t, err)
 	return tls.Certificate{Certificate: [][]byte{der, i.cert.Raw}, PrivateKey: key, Leaf: leaf}
+}
+
+// enforce publishes a policy for mx1.test.
+func (l *lab) enforce(o *smtp.Options) {
+	h := l.policyHost()
+	l.publish(h, "clinic.test", "1", mtasts.Enforce, "mx1.test")
+	o.STS = l.cache(h, mtasts.NewMemory(nil), nil)
 }
 
 // Keys and signatures below the profile, from the wire to the verdict, for each floor and policy: they are no TLS, whoever
@@ -76,6 +95,7 @@ func TestWeakCertificatesAtTheWire(t *testing.T) {
 	}{
 		{"RSA 1024", "profile-key", old.issue(t, small, x509.SHA256WithRSA), false},
 		{"SHA-1", "profile-signature", old.issue(t, p256, x509.SHA1WithRSA), true},
+		{"issuer of RSA 1024", "profile-key", old.below(t, small).issue(t, p256, x509.SHA256WithRSA), true},
 		{"P-224", "", old.issue(t, p224, x509.SHA256WithRSA), true},
 	} {
 		for policy, arrange := range map[string]func(l *lab, o *smtp.Options){
@@ -83,10 +103,10 @@ func TestWeakCertificatesAtTheWire(t *testing.T) {
 			"key":      func(l *lab, _ *smtp.Options) { l.tlsa("mx1.test", record(l, c.cert.Leaf, 3, 1, 1)) },
 			"anchor":   func(l *lab, _ *smtp.Options) { l.tlsa("mx1.test", record(l, old.cert, 2, 0, 1)) },
 			"unusable": func(l *lab, _ *smtp.Options) { l.tlsa("mx1.test", unusable) },
-			"mta-sts": func(l *lab, o *smtp.Options) {
-				h := l.policyHost()
-				l.publish(h, "clinic.test", "1", mtasts.Enforce, "mx1.test")
-				o.STS = l.cache(h, mtasts.NewMemory(nil), nil)
+			"mta-sts":  func(l *lab, o *smtp.Options) { l.enforce(o) },
+			"key and mta-sts": func(l *lab, o *smtp.Options) {
+				l.tlsa("mx1.test", record(l, c.cert.Leaf, 3, 1, 1))
+				l.enforce(o)
 			},
 		} {
 			t.Run(c.name+"/"+policy, func(t *testing.T) {
@@ -105,6 +125,7 @@ func TestWeakCertificatesAtTheWire(t *testing.T) {
 					good := c.rule == "" || policy == "key" && c.keyed || policy == "none" && floor == anyway
 					if good {
 						require.NoError(t, err, floor)
+						require.NotEmpty(t, p.Messages())
 						p.Reset()
 						continue
 					}
