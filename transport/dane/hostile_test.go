@@ -49,7 +49,7 @@ func TestGiantKeys(t *testing.T) {
 			require.Error(t, err)
 		}
 	}
-	require.Less(t, time.Since(begin), 5*time.Second)
+	require.Less(t, time.Since(begin), 30*time.Second)
 	_, err = policy(record(forged, 3, 1, 1)).Verify([]*x509.Certificate{forged, big.Certificate}, clock())
 	require.NoError(t, err, "the host's own key is not an issuer's")
 }

@@ -57,7 +57,7 @@ func TestTotalTimeHoldsInTheHandshake(t *testing.T) {
 	_, err := l.deliver(tr, named)
 	t.Log(err, time.Since(begin))
 	require.Error(t, err)
-	require.Less(t, time.Since(begin), 5*time.Second)
+	require.Less(t, time.Since(begin), 30*time.Second)
 }
 
 // A host with ten thousand addresses is tried at a few.
@@ -101,7 +101,7 @@ func TestHugeCertificateChains(t *testing.T) {
 		p := l.mx(smtppeer.Options{TLS: smtppeer.ServerConfig(cert)})
 		begin := time.Now()
 		r, err := l.deliver(l.transport(nil), named)
-		require.Less(t, time.Since(begin), 5*time.Second)
+		require.Less(t, time.Since(begin), 30*time.Second)
 		if c.delivered {
 			require.NoError(t, err)
 			require.Equal(t, securemail.ProofPKIX, r.Proof)
@@ -113,7 +113,7 @@ func TestHugeCertificateChains(t *testing.T) {
 		l.tlsa("mx1.test", record(t, smtppeer.SelfSigned("x.test").Leaf, 2, 0, 1))
 		begin = time.Now()
 		_, err = l.deliver(l.transport(nil), anyway)
-		require.Less(t, time.Since(begin), 5*time.Second)
+		require.Less(t, time.Since(begin), 30*time.Second)
 		wantChannel(t, err)
 		untouched(t, p)
 	}
