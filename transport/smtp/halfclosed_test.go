@@ -27,6 +27,8 @@ type rawPeer struct {
 	after  int
 	silent bool
 	end    func(c *net.TCPConn)
+	// refuses says no to a recipient, and takes the message all the same.
+	refuses string
 	// nagle holds small replies back until those before are acknowledged.
 	nagle bool
 
@@ -91,8 +93,11 @@ func (p *rawPeer) serve(c *net.TCPConn) {
 		case "EHLO":
 			say("250-mx1.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 " + p.ext)
 		case "RCPT":
-			rcpt = rest
-			say("250 2.1.5 ok")
+			if rcpt = rest; p.refuses != "" && strings.Contains(rest, p.refuses) {
+				say("550 5.1.1 nobody")
+			} else {
+				say("250 2.1.5 ok")
+			}
 		case "DATA":
 			say("354 go")
 			for line != "." {
@@ -173,6 +178,32 @@ func TestHalfClosedAndReset(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A far end that refuses a recipient and then takes the message has done who knows what with it: that is neither delivered nor
+// refused, and the connection is over. The others get theirs.
+func TestStreamRefusedAndTaken(t *testing.T) {
+	l := newLab(t)
+	p := &rawPeer{ext: "CHUNKING", after: 1000, refuses: "r7@", end: func(*net.TCPConn) {}}
+	addr := p.start(t)
+	l.records("mx1.test", "A 192.0.2.1")
+	l.records("clinic.test", "MX 1 mx1.test.")
+	tr := l.transport(func(o *smtp.Options) {
+		o.Stream = &smtp.Stream{}
+		o.Dial = func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, network, addr)
+		}
+	})
+	for i := range 10 {
+		_, err := tr.Deliver(t.Context(), numbered(t, anyway, i))
+		if i != 7 {
+			require.NoError(t, err)
+			continue
+		}
+		d := wantDelivery(t, err)
+		require.Equal(t, securemail.FateUncertain, d.Fate)
+		require.Zero(t, tr.Idle())
 	}
 }
 
