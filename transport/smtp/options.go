@@ -75,7 +75,7 @@ type Options struct {
 	Relay *Relay
 	// Timeouts are those of RFC 5321 section 4.5.3.2 where zero.
 	Timeouts Timeouts
-	// MaxIdle bounds the idle connections kept for reuse, MaxIdlePerHost those to one address; 0 are 64 and 8. A negative
+	// MaxIdle bounds the idle connections kept for reuse, MaxIdlePerHost those to one address; 0 are 64 and 20. A negative
 	// MaxIdle keeps none.
 	MaxIdle, MaxIdlePerHost int
 	// IdleTimeout is how long an idle connection is kept; 0 is 30 s.
@@ -214,7 +214,7 @@ func New(o *Options) (*Transport, error) {
 	}
 	t.grey = newShelf[putOff](maxShelf, t.now)
 	t.routes = newShelf[securemail.Route](maxShelf, t.now)
-	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 8), orElse(o.IdleTimeout, 30*time.Second))
+	t.pool = newPool(orElse(o.MaxIdle, 64), orElse(o.MaxIdlePerHost, 20), orElse(o.IdleTimeout, 30*time.Second))
 	return t, nil
 }
 
