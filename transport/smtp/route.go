@@ -67,11 +67,14 @@ func (t *Transport) route(ctx context.Context, domain string) ([]*host, []secure
 	if t.relay != nil {
 		return []*host{t.relay}, nil, nil
 	}
-	ctx, cancel := within(ctx, t.timeouts.Resolve)
-	defer cancel()
-	set, err := t.resolver.MX(ctx, domain)
-	if err != nil {
-		return nil, nil, lookupFailure(ctx, err)
+	set, ok := t.resolver.mx.get(domain)
+	if !ok {
+		ctx, cancel := within(ctx, t.timeouts.Resolve)
+		defer cancel()
+		var err error
+		if set, err = t.resolver.MX(ctx, domain); err != nil {
+			return nil, nil, lookupFailure(ctx, err)
+		}
 	}
 	if len(set.Hosts) == 0 {
 		// RFC 5321 section 5.1: the domain itself, as if it were an MX of preference 0.
@@ -154,12 +157,19 @@ func lookupFailure(ctx context.Context, err error) *failure {
 
 // addresses finds where h can be reached, at most maxAddrs.
 func (t *Transport) addresses(ctx context.Context, h *host, domain string) (AddrSet, *failure) {
-	if a, err := netip.ParseAddr(h.name); err == nil {
-		return AddrSet{Addrs: []netip.Addr{a}}, nil
+	if h.relay != nil { // no MX record names an address
+		if a, err := netip.ParseAddr(h.name); err == nil {
+			return AddrSet{Addrs: []netip.Addr{a}}, nil
+		}
 	}
-	ctx, cancel := within(ctx, t.timeouts.Resolve)
-	defer cancel()
-	set, err := t.resolver.Addrs(ctx, h.name)
+	set, ok := t.resolver.addrs.get(h.name)
+	var err error
+	if !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = within(ctx, t.timeouts.Resolve)
+		defer cancel()
+		set, err = t.resolver.Addrs(ctx, h.name)
+	}
 	if err == nil && t.public && h.relay == nil {
 		if set.Addrs = slices.DeleteFunc(slices.Clone(set.Addrs), special); len(set.Addrs) == 0 {
 			f := hostFail(stageResolve, errSpecial)
@@ -206,7 +216,7 @@ var specialNets = []netip.Prefix{
 	netip.MustParsePrefix("2002::/16"), netip.MustParsePrefix("fec0::/10"),
 }
 
-// cached keeps a Resolver's answers for as long as their TTL says, at most maxKeep.
+// cached keeps a Resolver's answers for as long as their TTL says, at most maxKeep. Who asks looks at the shelves first.
 type cached struct {
 	Resolver
 	mx    *shelf[MXSet]
@@ -225,9 +235,6 @@ func newCached(r Resolver, now func() time.Time) *cached {
 
 // MX implements [Resolver].
 func (c *cached) MX(ctx context.Context, domain string) (MXSet, error) {
-	if set, ok := c.mx.get(domain); ok {
-		return set, nil
-	}
 	set, err := c.Resolver.MX(ctx, domain)
 	if err == nil {
 		c.mx.put(domain, set, min(set.TTL, maxKeep))
@@ -237,9 +244,6 @@ func (c *cached) MX(ctx context.Context, domain string) (MXSet, error) {
 
 // Addrs implements [Resolver].
 func (c *cached) Addrs(ctx context.Context, host string) (AddrSet, error) {
-	if set, ok := c.addrs.get(host); ok {
-		return set, nil
-	}
 	set, err := c.Resolver.Addrs(ctx, host)
 	if err == nil {
 		c.addrs.put(host, set, min(set.TTL, maxKeep))

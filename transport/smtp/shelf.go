@@ -31,12 +31,11 @@ func (s *shelf[V]) get(key string) (V, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.m[key]
-	if now := s.now(); !ok || e.over(now) {
+	if ok && e.over(s.now()) {
 		delete(s.m, key)
-		var none V
-		return none, false
+		e, ok = shelved[V]{}, false
 	}
-	return e.v, true
+	return e.v, ok
 }
 
 func (s *shelf[V]) put(key string, v V, keep time.Duration) {

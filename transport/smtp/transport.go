@@ -20,7 +20,7 @@ import (
 // afterwards. Close it when it is no longer needed.
 type Transport struct {
 	helo     string
-	resolver Resolver
+	resolver *cached
 	dial     func(ctx context.Context, network, addr string) (net.Conn, error)
 	port     uint16
 	roots    *x509.CertPool
