@@ -38,6 +38,8 @@ type conn struct {
 
 	// uses counts the messages, and refusals those of them whose envelope was refused.
 	uses, refusals int
+	// clean: the far end took the latest message, which ended its transaction (RFC 5321 section 4.1.1.4).
+	clean bool
 	// domains are those of the recipients so far, where their number is limited (RFC 9422).
 	domains []string
 	// armed is what the deadline was set to since the latest wait for a reply.
@@ -113,6 +115,7 @@ func (c *conn) arm(ctx context.Context, d time.Duration) error {
 // count notes a message that c is about to carry.
 func (c *conn) count(j *job) {
 	c.uses++
+	c.clean = false
 	if domain := j.Recipient.Address.Domain(); c.ext.domainMax > 0 && !slices.Contains(c.domains, domain) {
 		c.domains = append(c.domains, domain)
 	}

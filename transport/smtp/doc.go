@@ -67,7 +67,8 @@
 // # Many messages
 //
 // Connections are kept and shared by deliveries to one place under the same demands ([Identity] included), as many messages
-// at a time as [Limits] and the answers allow; a far end's own limits (RFC 9422) are kept. A host that put a recipient off is
+// at a time as [Limits] and the answers allow; a far end's own limits (RFC 9422) are kept. RSET clears what a transaction that
+// was not accepted may have left behind. A host that put a recipient off is
 // the first to be asked again, since a greylist waits for the same client there. Messages go by DATA, or by BDAT where
 // [Chunking] says so.
 //

@@ -139,6 +139,7 @@ func (l *lane) converse(ctx context.Context, e *entry) (string, *failure) {
 func (l *lane) envelope(ctx context.Context, e *entry) *failure {
 	t, c := l.r.s.t, l.c
 	if e.ahead {
+		c.clean = false // it was set by the answer to the message before
 		f := t.replies(ctx, c, t.steps[:])
 		if f != nil {
 			f.sent = true
@@ -152,9 +153,9 @@ func (l *lane) envelope(ctx context.Context, e *entry) *failure {
 		c.broken = c.broken || f.stale
 		return f
 	}
-	used := c.uses
+	steps := t.envelope(c, false)
 	c.count(e.j)
-	if f = t.ready(ctx, e.j, c, t.envelope(used, false)); f != nil {
+	if f = t.ready(ctx, e.j, c, steps); f != nil {
 		f.sent = true
 	}
 	return f

@@ -40,7 +40,7 @@ func TestReuse(t *testing.T) {
 		}
 		require.Equal(t, 1, p.Connections())
 		require.Len(t, p.Messages(), 3)
-		require.Equal(t, 2, count(p.Transcript(), "RSET"), "RSET in front of each MAIL but the first")
+		require.Zero(t, count(p.Transcript(), "RSET"), "a message that was taken ended its transaction")
 		require.Equal(t, 1, tr.Idle())
 		tr.CloseIdle()
 		require.Zero(t, tr.Idle())
@@ -69,7 +69,7 @@ func TestMaxUsesAndNoReuse(t *testing.T) {
 // Trap 22: a server may close at any time; the message goes once more, over a fresh connection.
 func TestClosedWhileIdle(t *testing.T) {
 	for _, ext := range []string{"PIPELINING", "X-NONE"} {
-		for _, stage := range []smtppeer.Stage{smtppeer.StageReset, smtppeer.StageMail, smtppeer.StageRcpt, smtppeer.StageData} {
+		for _, stage := range []smtppeer.Stage{smtppeer.StageMail, smtppeer.StageRcpt, smtppeer.StageData} {
 			for name, a := range map[string]smtppeer.Action{"421": {Code: 421, Text: "4.4.2 idle", Close: true}, "closed": smtppeer.Drop()} {
 				t.Run(ext+"/"+string(stage)+"/"+name, func(t *testing.T) {
 					l := newLab(t)
@@ -108,18 +108,22 @@ func TestResetRefused(t *testing.T) {
 	for _, ext := range []string{"PIPELINING", "X-NONE"} {
 		for _, end := range []bool{true, false} {
 			l := newLab(t)
-			p := l.mx(smtppeer.Options{Extensions: []string{ext}, Hook: func(e smtppeer.Event) *smtppeer.Action {
+			p := l.mx(smtppeer.Options{Extensions: []string{ext}, Rcpt: nobody, Hook: func(e smtppeer.Event) *smtppeer.Action {
 				if e.Stage == smtppeer.StageReset {
 					return &smtppeer.Action{Code: 554, Text: "Too many nonmail commands", Close: end}
 				}
 				return nil
 			}})
 			tr := l.transport(nil)
+			s := shipment(t, anyway, hello)
+			s.Recipient.Address = address(t, "nobody@clinic.test")
 			for range 3 {
-				_, err := l.deliver(tr, anyway)
+				_, err := l.ship(tr, s)
+				require.Equal(t, 550, wantDelivery(t, err).Code)
+				_, err = l.deliver(tr, anyway)
 				require.NoError(t, err)
 			}
-			require.Equal(t, 3, p.Connections())
+			require.Equal(t, 4, p.Connections())
 			require.Len(t, p.Messages(), 3)
 		}
 	}
@@ -163,12 +167,7 @@ func TestKeptConnectionLostAfterTheDot(t *testing.T) {
 func TestRefusalDoesNotDisturbTheNext(t *testing.T) {
 	for _, ext := range []string{"PIPELINING", "X-NONE"} {
 		l := newLab(t)
-		p := l.mx(smtppeer.Options{Extensions: []string{ext}, Rcpt: func(a string) *smtppeer.Action {
-			if strings.HasPrefix(a, "nobody") {
-				return &smtppeer.Action{Code: 550, Text: "5.1.1 no"}
-			}
-			return nil
-		}})
+		p := l.mx(smtppeer.Options{Extensions: []string{ext}, Rcpt: nobody})
 		tr := l.transport(nil)
 		s := shipment(t, anyway, hello)
 		s.Recipient.Address = address(t, "nobody@clinic.test")
@@ -179,7 +178,19 @@ func TestRefusalDoesNotDisturbTheNext(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, p.Connections())
 		require.Equal(t, "bounce@sender.test", p.Messages()[0].From)
+		require.Equal(t, 1, count(p.Transcript(), "RSET"), "behind the refusal")
+		_, err = l.deliver(tr, anyway)
+		require.NoError(t, err)
+		require.Equal(t, 1, count(p.Transcript(), "RSET"))
 	}
+}
+
+// nobody refuses him.
+func nobody(a string) *smtppeer.Action {
+	if strings.HasPrefix(a, "nobody") {
+		return &smtppeer.Action{Code: 550, Text: "5.1.1 no"}
+	}
+	return nil
 }
 
 // Trap 12: one mail host, two domains with different demands, and demands of different height, never share a connection.

@@ -30,10 +30,10 @@ func newSteps(t Timeouts) [4]step {
 	}
 }
 
-// envelope is what of the steps a session needs that carried that many messages: RSET between them, DATA without BDAT.
-func (t *Transport) envelope(used int, chunked bool) []step {
+// envelope is what of the steps a session needs: RSET where the transaction before was not accepted, DATA without BDAT.
+func (t *Transport) envelope(c *conn, chunked bool) []step {
 	from, to := 0, len(t.steps)
-	if used == 0 {
+	if c.uses == 0 || c.clean {
 		from++
 	}
 	if chunked {
@@ -83,9 +83,10 @@ func (t *Transport) transact(ctx context.Context, j *job, c *conn) (string, *fai
 	if f := capable(j, c); f != nil {
 		return "", f
 	}
-	used, chunked := c.uses, t.chunked(c)
+	chunked := t.chunked(c)
+	steps := t.envelope(c, chunked)
 	c.count(j)
-	if f := t.ready(ctx, j, c, t.envelope(used, chunked)); f != nil {
+	if f := t.ready(ctx, j, c, steps); f != nil {
 		c.refusals++
 		f.sent = true
 		return "", f
@@ -281,7 +282,7 @@ func (t *Transport) answer(ctx context.Context, c *conn) (string, *failure) {
 	}
 	switch r.class() {
 	case 2:
-		c.broken = false
+		c.broken, c.clean = false, true
 		return r.queueID(), nil
 	case 4, 5:
 		c.broken = r.code == 421
