@@ -388,6 +388,16 @@ func TestReasonsNameNoHost(t *testing.T) {
 	require.Equal(t, "mx9.[domain "+l.Pseudonym("domain", "clinic", domain)+"] offers no STARTTLS", got.Reasons[0].Text)
 }
 
+// The same holds for events about a domain, which have no recipient.
+func TestEventsAboutADomainDoNotNameIt(t *testing.T) {
+	l := open(t, logDir(t), nil)
+	e := securemail.Event{ID: "p1", Kind: "posture.certificate-expiring", Seq: 1, Time: time.Unix(1e9, 0), By: securemail.Actor{Tenant: "clinic", ID: "m", Kind: "service"}}
+	e.Detail = map[string]string{"domain": "drjones.example", "host": "mx1.drjones.example", "changes": "mail hosts of drjones.example: mx1.drjones.example, mx2.drjones.example"}
+	_, got := proveFull(t, l, e)
+	domain, host := "[domain "+l.Pseudonym("domain", "clinic", "drjones.example")+"]", "[peer "+l.Pseudonym("peer", "clinic", "mx1.drjones.example")+"]"
+	require.Equal(t, map[string]string{"domain": domain, "host": host, "changes": "mail hosts of " + domain + ": " + host + ", mx2." + domain}, got.Detail)
+}
+
 func TestEntryIsCanonicalJSON(t *testing.T) {
 	dir := logDir(t)
 	l := open(t, dir, nil)

@@ -37,7 +37,8 @@ func knownOf(e *securemail.Event) []known {
 	if e.Receipt != nil {
 		all = append(all, known{"peer", e.Receipt.Peer}) // before the domain, which may be a part of it
 	}
-	all = append(all, known{"domain", e.Recipient.Address.Domain()})
+	// Events about a domain, such as those of transport/posture, name it and its mail host in their details.
+	all = append(all, known{"peer", e.Detail["host"]}, known{"domain", e.Detail["domain"]}, known{"domain", e.Recipient.Address.Domain()})
 	out := all[:0]
 	for _, k := range all {
 		if len(k.value) >= leastKnown {

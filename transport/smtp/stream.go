@@ -10,11 +10,12 @@ import (
 )
 
 // Stream lets the messages of concurrent Deliver calls that go to one place under the same demands follow each other on one
-// connection without waiting for the answers, each behind a RSET. It is for messages of up to 32 KiB and peers that offer
-// PIPELINING; others are served as ever.
+// connection without waiting for the answers, each of those that follow behind a RSET. It is for messages of up to 32 KiB and
+// peers that offer PIPELINING; others are served as ever.
 //
 // A peer that offers CHUNKING takes a stream if it has proved, by a harmless group of commands asked once a day, that it
-// discards a chunk that it refuses; then a window of messages goes per round trip. Any other gets a message's envelope
+// discards a chunk that it refuses; then a window of messages goes per round trip, or 8 where the peer was seen to keep a
+// refused transaction and may count the RSETs that end it, as Exim does. Any other gets a message's envelope
 // behind the final dot of the one before (RFC 2920 section 3.1), so that a message takes one round trip in place of two.
 //
 // The price of the first kind: Shipment.Intend is called before the message goes, and not only once the recipient was
