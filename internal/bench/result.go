@@ -40,7 +40,7 @@ func printer(w io.Writer, asJSON bool) func(Result) {
 		enc := json.NewEncoder(w)
 		return func(r Result) { _ = enc.Encode(r) }
 	}
-	const row = "%-8s %-34s %12s %-6s %-12s %12s %7s %6s %s\n"
+	const row = "%-8s %-46s %12s %-7s %-20s %12s %7s %6s %s\n"
 	head := false
 	return func(r Result) {
 		if !head {
