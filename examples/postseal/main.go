@@ -5,6 +5,8 @@
 //	postseal explain -from A -to B[,C] [flags] < message.eml   says what would happen, and sends nothing
 //	postseal probe [-own] [flags] DOMAIN...                    looks at how domains can be reached by TLS, and sends nothing
 //	postseal mtasts [flags] DOMAIN                             shows its MTA-STS policy, or what yours is to publish
+//	postseal queue VERB -store FILE [flags] [PARCEL...]        looks into a store, or gives an order: list, show, hold,
+//	                                                           release, retry, cancel
 //
 // send prints a line a recipient: address, state, method, what protects the mail and how the mail host was proved, and the reasons
 // of the rules and of the host, each as rule: text. explain prints address, method, the choices in order, how the host is proved
@@ -48,6 +50,12 @@
 //	-tlsa cert.pem -host MX                                    the TLSA record of a mail host's certificate; sign the zone
 //	-tlsrpt mailto:A[,https://B]                               the record that asks for TLS reports
 //
+// queue works while another process runs the store, and names nobody: no address, name or subject. list prints a line a parcel:
+// id, state, attempts, when it is tried next, purpose, labels, rules. show adds reasons and what was decided and done so far. An
+// order is for all parcels that are named or selected, or for none, and is recorded with -as NAME (else the user of the system) as
+// its operator; it prints the parcels as they are then. All take -tenant T, -state S[,S], -label NAME=VALUE, -submission ID,
+// -limit N and -json. What leaves at this moment takes no order.
+//
 // The JSON of probe is that of posture.Snapshot, and with -own the list own of {check, verdict, text}. That of mtasts has domain,
 // verdict (enforce, testing, none, unknown), why, record, id, policy, max_age in seconds, and mx, from mail host to the pattern that
 // allows it; where records are printed, domain, dns (zone file lines), url and policy. That of send and explain has recipient, use (the
@@ -78,6 +86,7 @@ func commands() []command {
 		{"explain", "say what would happen to it, and send nothing", onMessage("explain", explain)},
 		{"probe", "look at how domains can be reached by TLS, and send nothing", probe},
 		{"mtasts", "show a domain's MTA-STS policy, or what yours is to publish", mtastsCommand},
+		{"queue", "look into a store, and hold, release, retry or cancel its parcels", queueCommand},
 	}
 }
 
