@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
@@ -13,14 +14,22 @@ import (
 // order is what one caller wants of the ledger.
 type order struct {
 	create, destroy []scopeID
-	rotate, root    bool
+	rotate          bool
+	root            *rootChange
+}
+
+// rootChange puts top over the epoch key; root is the Root that wrapped it, nil: the key file is to hold it.
+type rootChange struct {
+	top  topKey
+	root Root
 }
 
 // batch is the orders of all callers that came while the batch before was being made durable. Its first caller leads:
 // he carries it out, and the others wait for done.
 type batch struct {
 	create, destroy map[scopeID]bool
-	rotate, root    bool
+	rotate          bool
+	roots           []*rootChange
 
 	done chan struct{}
 	// The fields below are set before done is closed.
@@ -38,7 +47,9 @@ func (b *batch) add(o order) {
 		b.destroy[id] = true
 	}
 	b.rotate = b.rotate || o.rotate
-	b.root = b.root || o.root
+	if o.root != nil {
+		b.roots = append(b.roots, o.root)
+	}
 }
 
 // commit carries out o together with the orders of other callers, and returns once it is durable.
@@ -71,8 +82,8 @@ func (f *File) lead(ctx context.Context, b *batch) {
 	defer close(b.done)
 	err := f.exclusive(ctx, func() error {
 		f.take(b)
-		if b.err = f.catchUp(); b.err == nil {
-			b.err = f.carryOut(b)
+		if b.err = f.catchUp(ctx); b.err == nil {
+			b.err = f.carryOut(ctx, b)
 		}
 		return nil
 	})
@@ -115,7 +126,7 @@ func (f *File) refresh(ctx context.Context) error {
 	if ok, err := f.current(); ok || err != nil {
 		return err
 	}
-	return f.exclusive(ctx, f.catchUp)
+	return f.exclusive(ctx, func() error { return f.catchUp(ctx) })
 }
 
 // current says whether the state in memory is that of the files. While this process writes, it is.
@@ -137,7 +148,7 @@ func (f *File) current() (bool, error) {
 }
 
 // catchUp brings the state in memory up to the files. The caller is exclusive.
-func (f *File) catchUp() error {
+func (f *File) catchUp(ctx context.Context) error {
 	if ok, err := f.current(); ok || err != nil {
 		return err
 	}
@@ -156,7 +167,7 @@ func (f *File) catchUp() error {
 		}
 		return nil
 	}
-	st, err := f.load()
+	st, err := f.load(ctx)
 	if err != nil {
 		return err
 	}
@@ -169,7 +180,7 @@ func (f *File) catchUp() error {
 }
 
 // carryOut makes b durable. The caller is exclusive and caught up, so that it alone changes f.st.
-func (f *File) carryOut(b *batch) error {
+func (f *File) carryOut(ctx context.Context, b *batch) error {
 	if f.failed != nil {
 		return f.failed
 	}
@@ -192,9 +203,14 @@ func (f *File) carryOut(b *batch) error {
 		}
 	}
 	defer change.clear()
+	for _, c := range b.roots {
+		if err := f.changeRoot(c); err != nil {
+			return err
+		}
+	}
 	overdue := f.st.due != 0 && now >= f.st.due
 	if b.rotate || overdue || len(change.Gone) > 0 && f.o.Window == 0 {
-		return f.rewrite(change, now, b.root)
+		return f.rewrite(ctx, change, now)
 	}
 	if len(change.Live)+len(change.Gone) == 0 {
 		return nil
@@ -222,45 +238,47 @@ func (f *File) append(change *record) error {
 	defer f.mu.Unlock()
 	st.size += int64(len(b))
 	st.frames++
+	if st.chain, err = linkAll(st.chain, b); err != nil {
+		return err
+	}
 	return st.apply(change)
 }
 
 // rewrite replaces the ledger by a snapshot with change, under a new epoch key. The steps, each durable before the next:
 // both epoch keys in the epoch file; the new ledger; the new epoch key alone. load finishes what a crash leaves.
-func (f *File) rewrite(change *record, now int64, root bool) error {
-	roots, err := f.readRoots()
+func (f *File) rewrite(ctx context.Context, change *record, now int64) error {
+	file, err := f.readEpochFile()
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, k := range roots {
-			clear(k)
-		}
-	}()
-	if root {
-		roots = [][]byte{seal.NewKey(), roots[0]}
-		if err := durable.WriteFile(f.path, formatRoot(roots...)); err != nil {
-			return fmt.Errorf("keyring: key file: %w", err)
-		}
+	tops, err := f.tops(ctx, file)
+	if err != nil {
+		return err
 	}
+	defer forgetTops(tops)
 	epoch := newEpoch()
-	if err := f.writeEpochs(roots[0], epoch, f.st.epoch); err != nil {
+	if err := f.writeEpochs(tops[0], epoch, f.st.epoch); err != nil {
 		return fmt.Errorf("keyring: epoch file: %w", err)
 	}
 	forgetBefore := int64(0)
 	if f.o.Remember > 0 {
 		forgetBefore = now - int64(f.o.Remember)
 	}
+	change.Number = max(f.st.number, f.floor) + 1
 	next, err := f.replaceLedger(epoch, f.st.snapshot(change, forgetBefore))
 	if err != nil {
 		return fmt.Errorf("keyring: ledger: %w", err)
 	}
 	// From here on the change is durable; what fails below is done by the next load.
-	if err = f.finish(next.epoch, roots, true); err != nil {
+	if err = f.finish(next.epoch, tops, true); err != nil {
 		return errors.Join(fmt.Errorf("keyring: retire the epoch key: %w", err), next.forget())
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.root != nil {
+		clear(f.st.top.key)
+		f.st.top = tops[0].clone()
+	}
 	return f.st.moveTo(next, change, forgetBefore)
 }
 
@@ -279,6 +297,9 @@ func (f *File) replaceLedger(epoch epochKey, full *record) (*state, error) {
 		return nil, err
 	}
 	next := &state{epoch: epoch, file: file, size: int64(len(b)), frames: snapshotFrames}
+	if next.chain, err = linkAll([sha256.Size]byte{}, b); err != nil {
+		return nil, errors.Join(err, next.forget())
+	}
 	if next.info, err = file.Stat(); err != nil {
 		return nil, errors.Join(err, next.forget())
 	}

@@ -3,7 +3,6 @@ package keyring
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,34 +11,12 @@ import (
 	"github.com/postseal/postseal/securemail"
 )
 
-// The errors a caller branches on.
-var (
-	// ErrDestroyed says that a scope was destroyed, and with it every key wrapped under it. It is final.
-	ErrDestroyed = errors.New("keyring: scope was destroyed")
-	// ErrUnknown says that a scope key is in the ledger neither as a key nor as destroyed: the wrapped key is another
-	// ring's, the ledger is older than it, or the scope was destroyed longer ago than Options.Remember.
-	ErrUnknown = errors.New("keyring: scope key not in the ledger")
-	// ErrCorrupt says that a stored file or a wrapped key is damaged, or not of this ring.
-	ErrCorrupt = errors.New("keyring: damaged, or of another ring")
-	// ErrExposed says that group or others can read the key file.
-	ErrExposed = errors.New("keyring: key file can be read by others, its mode must be 0600")
-	// ErrClosed says that the ring was closed.
-	ErrClosed = errors.New("keyring: closed")
-)
-
 // Limits of what can be wrapped.
 const (
 	// MaxKey is the longest data key, in octets.
 	MaxKey = 4096
 	// MaxScopes is how many scopes one data key can have.
 	MaxScopes = 255
-)
-
-var (
-	errNoScope    = errors.New("keyring: a key needs a scope")
-	errEmptyScope = errors.New("keyring: empty scope")
-	errScopes     = fmt.Errorf("keyring: over %d scopes", MaxScopes)
-	errKey        = fmt.Errorf("keyring: a key must have 1 to %d octets", MaxKey)
 )
 
 // Options configure a File. The zero value is the strictest.
@@ -52,6 +29,16 @@ type Options struct {
 	// and it can't be used again. Zero: for ever. Afterwards its keys give ErrUnknown, and a Wrap makes the scope anew, with
 	// a new key.
 	Remember time.Duration
+	// Root holds the root key where it is not to lie in a file: EnvRoot, package keyring/kms. Nil: the key file at the ring's
+	// path. A ring that exists changes its root by File.MoveRoot only.
+	Root Root
+	// Expect is the newest File.State that was recorded outside of the ring, as in the audit log: a ring that is older, or
+	// whose past is another, is a *RollbackError. Zero: not checked.
+	Expect State
+	// Restored says that the ring was restored from a copy that may be older than Expect, and that this was declared: it is
+	// opened nevertheless, under a new epoch key, and its later states count as newer than Expect. Then Replay the key
+	// events since the copy, before anybody else uses it.
+	Restored bool
 	// Now nil: time.Now.
 	Now func() time.Time
 }
@@ -89,8 +76,12 @@ type File struct {
 	qmu  sync.Mutex // guards next
 	next *batch     // collects orders while the one before is being made durable
 
-	mu sync.RWMutex // guards st and its contents
+	mu sync.RWMutex // guards the fields below and the contents of st; changing them takes writer too
 	st *state       // nil once closed
+	// root nil: the key file.
+	root Root
+	// floor is the epoch number that the next one must be above.
+	floor uint64
 }
 
 var (
@@ -98,32 +89,52 @@ var (
 	_ securemail.Runner  = (*File)(nil)
 )
 
-// OpenFile opens the ring whose root key is in the file path, making all its files where none is there. A nil o is
-// the zero Options. Errors: ErrExposed; ErrCorrupt for a damaged, missing or older file; the file system's.
+// OpenFile opens the ring at path, making all its files where none is there: its root key is the file path itself or, with
+// Options.Root, not there. A nil o is the zero Options. A window that passed while no process had the ring open is made
+// good. Errors: ErrExposed; ErrCorrupt for a damaged or older file, with ErrLost where one is missing; ErrUnavailable,
+// ErrDenied and ErrLost of the Root; ErrOtherRoot; *RollbackError; the file system's. None of them changes a file.
 func OpenFile(path string, o *Options) (*File, error) {
 	c, err := o.check()
 	if err != nil {
 		return nil, err
 	}
-	f := &File{path: path, o: c, writer: make(chan struct{}, 1)}
+	f := &File{path: path, o: c, root: c.Root, writer: make(chan struct{}, 1)}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	err = f.exclusive(ctx, func() error {
-		if err := f.createIfNone(); err != nil {
+		if err := f.createIfNone(ctx); err != nil {
 			return err
 		}
-		if f.st, err = f.load(); err != nil {
-			return err
-		}
-		if now := c.Now().UnixNano(); f.st.due != 0 && (c.Window == 0 || now >= f.st.due) {
-			return f.rewrite(&record{}, now, false)
-		}
-		return nil
+		return f.firstLoad(ctx)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return f, nil
+}
+
+// firstLoad reads the files, checks them against what is expected, and makes good what is overdue.
+func (f *File) firstLoad(ctx context.Context) (err error) {
+	if f.st, err = f.load(ctx); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.st.forget())
+		}
+	}()
+	now := f.o.Now().UnixNano()
+	renew := f.st.due != 0 && (f.o.Window == 0 || now >= f.st.due)
+	if err := f.st.covers(f.o.Expect); err != nil {
+		if !f.o.Restored {
+			return err
+		}
+		renew, f.floor = true, f.o.Expect.Epoch
+	}
+	if renew {
+		return f.rewrite(ctx, &record{}, now)
+	}
+	return nil
 }
 
 // openTimeout bounds how long OpenFile waits for another process that is writing.
@@ -253,20 +264,6 @@ func (f *File) ended(scope string) (id scopeID, e ending, ok bool, err error) {
 	id = f.st.id(scope)
 	e, ok = f.st.gone[id]
 	return id, e, ok, nil
-}
-
-// RotateEpoch seals all scope keys under a new epoch key and destroys the old one, so that older copies of the ledger
-// open nothing. Wrapped keys stay as they are.
-func (f *File) RotateEpoch(ctx context.Context) error {
-	_, err := f.commit(ctx, order{rotate: true})
-	return err
-}
-
-// RotateRoot replaces the root key, and the epoch key with it. Wrapped keys stay as they are. Copies of the old key file
-// open nothing that is in the files now: renew your back-up copies of all of them.
-func (f *File) RotateRoot(ctx context.Context) error {
-	_, err := f.commit(ctx, order{rotate: true, root: true})
-	return err
 }
 
 // Run retires epoch keys in time where Options.Window is set. It blocks until ctx ends and then returns nil; any other

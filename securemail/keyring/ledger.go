@@ -2,103 +2,20 @@ package keyring
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/postseal/postseal/internal/canon"
 	"github.com/postseal/postseal/internal/durable"
 	"github.com/postseal/postseal/internal/seal"
 )
 
-const (
-	epochLabel  = "postseal/keyring@v1 epoch"
-	ledgerLabel = "postseal/keyring@v1 scopes"
-	epochIDSize = 16
-)
-
-func dirOf(path string) string { return filepath.Dir(path) }
-
-// epochKey is the key that the ledger is sealed under, and its random name.
-type epochKey struct {
-	ID  [epochIDSize]byte
-	Key []byte
-}
-
-func newEpoch() epochKey {
-	return epochKey{ID: [epochIDSize]byte(seal.NewKey()), Key: seal.NewKey()}
-}
-
-// writeEpochs replaces the epoch file, then overwrites the octets of the old one.
-func (f *File) writeEpochs(root []byte, epochs ...epochKey) error {
-	flat := make([]byte, 0, len(epochs)*(epochIDSize+seal.KeySize))
-	for _, e := range epochs {
-		flat = append(append(flat, e.ID[:]...), e.Key...)
-	}
-	defer clear(flat)
-	b, err := seal.Seal(root, flat, []byte(epochLabel))
-	if err != nil {
-		return err
-	}
-	old, err := os.OpenFile(f.epochPath(), os.O_WRONLY, 0)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	err = durable.WriteFile(f.epochPath(), b)
-	if old != nil {
-		err = errors.Join(err, shred(old, err == nil), old.Close())
-	}
-	return err
-}
-
-// shred overwrites a file that has no name any more.
-func shred(file *os.File, replaced bool) error {
-	if !replaced {
-		return nil
-	}
-	fi, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	_, err = file.WriteAt(make([]byte, fi.Size()), 0)
-	return errors.Join(err, file.Sync())
-}
-
-// readEpochs opens the epoch file with one of roots, and says which.
-func (f *File) readEpochs(roots [][]byte) (epochs []epochKey, root int, err error) {
-	file, err := os.Open(f.epochPath())
-	if err != nil {
-		return nil, 0, fmt.Errorf("keyring: epoch file: %w", err)
-	}
-	defer file.Close()
-	b, err := io.ReadAll(io.LimitReader(file, maxEpochFile))
-	if err != nil {
-		return nil, 0, fmt.Errorf("keyring: epoch file: %w", err)
-	}
-	for i, r := range roots {
-		if flat, err := seal.Open(r, b, []byte(epochLabel)); err == nil {
-			epochs, err := parseEpochs(flat)
-			return epochs, i, err
-		}
-	}
-	return nil, 0, fmt.Errorf("keyring: epoch file: %w", ErrCorrupt)
-}
-
-func parseEpochs(flat []byte) ([]epochKey, error) {
-	const size = epochIDSize + seal.KeySize
-	if len(flat) == 0 || len(flat)%size != 0 {
-		return nil, fmt.Errorf("keyring: epoch file: %w", ErrCorrupt)
-	}
-	var epochs []epochKey
-	for ; len(flat) > 0; flat = flat[size:] {
-		epochs = append(epochs, epochKey{[epochIDSize]byte(flat), flat[epochIDSize:size:size]})
-	}
-	return epochs, nil
-}
+const ledgerLabel = "postseal/keyring@v1 scopes"
 
 // The ledger is a file of frames (internal/durable): a header that names the epoch, then records, each sealed under the
 // epoch key and bound to the header and to its place.
@@ -151,8 +68,40 @@ func (s *state) replay(b []byte, epochs []epochKey) (int, error) {
 			return err
 		}
 		s.frames++
+		s.chain = link(s.chain, payload)
 		return nil
 	})
+}
+
+// link goes on with the hash over all frames of a ledger, which State shows.
+func link(chain [sha256.Size]byte, payload []byte) [sha256.Size]byte {
+	h := sha256.New()
+	h.Write(chain[:])
+	h.Write(payload)
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// linkAll goes on with the frames in b.
+func linkAll(chain [sha256.Size]byte, b []byte) ([sha256.Size]byte, error) {
+	err := eachFrame(b, func(payload []byte) { chain = link(chain, payload) })
+	return chain, err
+}
+
+func eachFrame(b []byte, f func(payload []byte)) error {
+	_, err := durable.Scan(b, func(payload []byte) error {
+		f(payload)
+		return nil
+	})
+	return err
+}
+
+// frameBytes reads the part of the ledger file that s stands for.
+func (s *state) frameBytes() ([]byte, error) {
+	b := make([]byte, s.size)
+	if _, err := io.ReadFull(io.NewSectionReader(s.file, 0, s.size), b); err != nil {
+		return nil, fmt.Errorf("keyring: ledger: %w", err)
+	}
+	return b, nil
 }
 
 // start reads the header. An epoch that the epoch file doesn't have is that of an older ledger, or damage.
@@ -161,6 +110,7 @@ func (s *state) start(payload []byte, epochs []epochKey) error {
 		if bytes.Equal(payload, ledgerHeader(e)) {
 			s.epoch = epochKey{e.ID, bytes.Clone(e.Key)}
 			s.frames = 1
+			s.chain = link([sha256.Size]byte{}, payload)
 			return nil
 		}
 	}
@@ -168,40 +118,47 @@ func (s *state) start(payload []byte, epochs []epochKey) error {
 }
 
 // load reads everything anew, and finishes what a crash interrupted. The caller has the lock between processes.
-func (f *File) load() (*state, error) {
-	roots, err := f.readRoots()
+func (f *File) load(ctx context.Context) (*state, error) {
+	b, err := f.readEpochFile()
 	if err != nil {
 		return nil, err
 	}
-	epochs, root, err := f.readEpochs(roots)
+	tops, err := f.tops(ctx, b)
 	if err != nil {
 		return nil, err
 	}
+	defer forgetTops(tops)
+	epochs, top, err := openEpochs(b, tops)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		for _, e := range epochs {
+			clear(e.Key)
+		}
+	}()
 	s, err := f.loadLedger(epochs)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.finish(s.epoch, roots, len(epochs) > 1 || root > 0); err != nil {
+	if f.root != nil {
+		s.top = tops[0].clone()
+	}
+	if err := f.finish(s.epoch, tops, len(epochs) > 1 || top > 0); err != nil {
 		return nil, errors.Join(fmt.Errorf("keyring: finish an interrupted change: %w", err), s.forget())
-	}
-	for _, k := range roots {
-		clear(k)
-	}
-	for _, e := range epochs {
-		clear(e.Key)
 	}
 	return s, nil
 }
 
 // finish leaves the current keys alone in the key file and, where epochs says so, in the epoch file.
-func (f *File) finish(epoch epochKey, roots [][]byte, epochs bool) error {
-	if epochs || len(roots) > 1 {
-		if err := f.writeEpochs(roots[0], epoch); err != nil {
+func (f *File) finish(epoch epochKey, tops []topKey, epochs bool) error {
+	if epochs || len(tops) > 1 {
+		if err := f.writeEpochs(tops[0], epoch); err != nil {
 			return err
 		}
 	}
-	if len(roots) > 1 {
-		if err := durable.WriteFile(f.path, formatRoot(roots[0])); err != nil {
+	if len(tops) > 1 {
+		if err := durable.WriteFile(f.path, formatRoot(tops[0].key)); err != nil {
 			return err
 		}
 	}

@@ -27,6 +27,11 @@ func (e ending) retires() time.Time { return time.Unix(0, e[1]).UTC() }
 // state is the ledger in memory, and where it stands on the disk.
 type state struct {
 	epoch epochKey
+	// top seals the epoch file; kept only under a Root, so that a new epoch needs no answer of it.
+	top topKey
+	// number counts epochs; chain is the hash over all frames.
+	number uint64
+	chain  [sha256.Size]byte
 	// names and index are the ring's own keys: for scopeIDs, and for hiding them in wrapped keys. They last as long as the
 	// ring.
 	names, index []byte
@@ -66,6 +71,7 @@ func (s *state) forget() error {
 		clear(k[:])
 	}
 	clear(s.epoch.Key)
+	clear(s.top.key)
 	clear(s.names)
 	clear(s.index)
 	s.live, s.gone = nil, nil
@@ -174,8 +180,9 @@ type record struct {
 	Names, Index []byte
 	// Live is scopeID || key, repeated; Gone is scopeID || at (8) || retires (8), repeated.
 	Live, Gone []byte
-	// Snapshot marks the first record: what is gone in it is out of reach of the epoch key.
+	// Snapshot marks the first record: what is gone in it is out of reach of the epoch key. Number counts snapshots.
 	Snapshot bool
+	Number   uint64
 }
 
 const (
@@ -206,7 +213,7 @@ func (s *state) apply(r *record) error {
 		if len(r.Names) != seal.KeySize || len(r.Index) != seal.KeySize {
 			return ErrCorrupt
 		}
-		s.names, s.index = bytes.Clone(r.Names), bytes.Clone(r.Index)
+		s.names, s.index, s.number = bytes.Clone(r.Names), bytes.Clone(r.Index), r.Number
 		s.live = make(map[scopeID]*[seal.KeySize]byte, len(r.Live)/liveSize)
 		s.gone = make(map[scopeID]ending, len(r.Gone)/goneSize)
 	}
@@ -231,7 +238,7 @@ func (s *state) snapshot(change *record, forgetBefore int64) *record {
 	for b := change.Gone; len(b) > 0; b = b[goneSize:] {
 		ending[scopeID(b)] = true
 	}
-	r := &record{Names: bytes.Clone(s.names), Index: bytes.Clone(s.index), Snapshot: true}
+	r := &record{Names: bytes.Clone(s.names), Index: bytes.Clone(s.index), Snapshot: true, Number: change.Number}
 	r.Live = make([]byte, 0, len(s.live)*liveSize+len(change.Live))
 	for id, k := range s.live {
 		if !ending[id] {
@@ -275,6 +282,7 @@ func (s *state) moveTo(next *state, change *record, forgetBefore int64) error {
 	}
 	clear(s.epoch.Key)
 	old := s.file
-	s.epoch, s.file, s.info, s.size, s.frames, s.due = next.epoch, next.file, next.info, next.size, next.frames, 0
+	s.epoch, s.file, s.info, s.size, s.due = next.epoch, next.file, next.info, next.size, 0
+	s.frames, s.chain, s.number = next.frames, next.chain, change.Number
 	return old.Close()
 }
