@@ -45,6 +45,7 @@ func ParseState(text string) (State, error) {
 // RollbackError says that the ring is older than what was recorded of it, or has another past. Nothing was changed.
 type RollbackError struct{ Have, Want State }
 
+// Error says what to do.
 func (e *RollbackError) Error() string {
 	what := "is older than recorded"
 	if e.Have.Epoch == e.Want.Epoch && e.Have.Frames >= e.Want.Frames {

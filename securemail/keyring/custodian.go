@@ -56,11 +56,13 @@ const (
 	ShareForged   ShareFault = "it doesn't fit the others, though its checksum is right"
 )
 
+// Error names the share by its place, and holds none of it.
 func (e *ShareError) Error() string { return fmt.Sprintf("keyring: share %d: %s", e.Place, e.Fault) }
 
 // TooFewError says how many shares of one set Join was given, and needs.
 type TooFewError struct{ Have, Need int }
 
+// Error gives both numbers.
 func (e *TooFewError) Error() string {
 	return fmt.Sprintf("keyring: %d shares given, %d needed", e.Have, e.Need)
 }

@@ -9,7 +9,7 @@ import (
 var (
 	// ErrDestroyed says that a scope was destroyed, and with it every key wrapped under it. It is final. Packages that don't
 	// import this one know it by errors.As to an interface{ Destroyed() bool } that answers true.
-	ErrDestroyed error = destroyed{}
+	ErrDestroyed = fmt.Errorf("keyring: %w", destroyed{})
 	// ErrUnknown says that a scope key is in the ledger neither as a key nor as destroyed: the wrapped key is another
 	// ring's, the ledger is older than it, or the scope was destroyed longer ago than Options.Remember.
 	ErrUnknown = errors.New("keyring: scope key not in the ledger")
@@ -32,7 +32,7 @@ var (
 
 type destroyed struct{}
 
-func (destroyed) Error() string   { return "keyring: scope was destroyed" }
+func (destroyed) Error() string   { return "scope was destroyed" }
 func (destroyed) Destroyed() bool { return true }
 
 var (
