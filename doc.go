@@ -17,6 +17,7 @@
 //	securemail/policy            rules: which protection, in which order, with which floor
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
 //	securemail/audit             tamper-evident log of decisions and receipts
+//	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy
 //	securemail/preset            one call wires everything, on one SQLite file or the host's own database
 //	securemail/securemailtest    for hosts' own tests
