@@ -14,8 +14,13 @@ import (
 // order is what one caller wants of the ledger.
 type order struct {
 	create, destroy []scopeID
-	rotate          bool
-	root            *rootChange
+	// at is when destroy happened, in Unix nanoseconds; 0: now.
+	at     int64
+	rotate bool
+	root   *rootChange
+	// intend makes an act pending; withdraw ends one that was not done, settle one whose end was recorded.
+	intend, withdraw *act
+	settle           []actID
 }
 
 // rootChange puts top over the epoch key; root is the Root that wrapped it, nil: the key file is to hold it.
@@ -27,9 +32,13 @@ type rootChange struct {
 // batch is the orders of all callers that came while the batch before was being made durable. Its first caller leads:
 // he carries it out, and the others wait for done.
 type batch struct {
-	create, destroy map[scopeID]bool
-	rotate          bool
-	roots           []*rootChange
+	create  map[scopeID]bool
+	destroy map[scopeID]int64
+	rotate  bool
+	roots   []*rootChange
+
+	intend, withdraw []*act
+	settle           []actID
 
 	done chan struct{}
 	// The fields below are set before done is closed.
@@ -44,8 +53,15 @@ func (b *batch) add(o order) {
 		b.create[id] = true
 	}
 	for _, id := range o.destroy {
-		b.destroy[id] = true
+		b.destroy[id] = o.at
 	}
+	if o.intend != nil {
+		b.intend = append(b.intend, o.intend)
+	}
+	if o.withdraw != nil {
+		b.withdraw = append(b.withdraw, o.withdraw)
+	}
+	b.settle = append(b.settle, o.settle...)
 	b.rotate = b.rotate || o.rotate
 	if o.root != nil {
 		b.roots = append(b.roots, o.root)
@@ -58,7 +74,7 @@ func (f *File) commit(ctx context.Context, o order) (*batch, error) {
 		f.qmu.Lock()
 		b, lead := f.next, f.next == nil
 		if lead {
-			b = &batch{create: map[scopeID]bool{}, destroy: map[scopeID]bool{}, done: make(chan struct{})}
+			b = &batch{create: map[scopeID]bool{}, destroy: map[scopeID]int64{}, done: make(chan struct{})}
 			f.next = b
 		}
 		b.add(o)
@@ -188,20 +204,7 @@ func (f *File) carryOut(ctx context.Context, b *batch) error {
 	defer f.writing.Store(false)
 	now := f.o.Now().UnixNano()
 	b.ends = make(map[scopeID]ending, len(b.destroy))
-	change := &record{}
-	for id := range b.destroy {
-		e, known := f.st.gone[id]
-		if !known {
-			e = ending{now, now + int64(f.o.Window)}
-			change.addGone(id, e)
-		}
-		b.ends[id] = e
-	}
-	for id := range b.create {
-		if _, gone := f.st.gone[id]; !gone && !b.destroy[id] && f.st.live[id] == nil {
-			change.addLive(id, seal.NewKey())
-		}
-	}
+	change := f.changeOf(b, now)
 	defer change.clear()
 	for _, c := range b.roots {
 		if err := f.changeRoot(c); err != nil {
@@ -212,10 +215,47 @@ func (f *File) carryOut(ctx context.Context, b *batch) error {
 	if b.rotate || overdue || len(change.Gone) > 0 && f.o.Window == 0 {
 		return f.rewrite(ctx, change, now)
 	}
-	if len(change.Live)+len(change.Gone) == 0 {
+	if change.empty() {
 		return nil
 	}
 	return f.append(change)
+}
+
+// changeOf makes b's orders a record, and sets its ends.
+func (f *File) changeOf(b *batch, now int64) *record {
+	change := &record{}
+	for id, at := range b.destroy {
+		e, known := f.st.gone[id]
+		if !known {
+			if at <= 0 || at > now {
+				at = now
+			}
+			e = ending{at, now + int64(f.o.Window)}
+			change.addGone(id, e)
+		}
+		b.ends[id] = e
+	}
+	for id := range b.create {
+		_, gone := f.st.gone[id]
+		if _, ending := b.destroy[id]; !gone && !ending && f.st.live[id] == nil {
+			change.addLive(id, seal.NewKey())
+		}
+	}
+	for _, a := range b.intend {
+		a.epoch = f.st.number
+		change.Pending = a.append(change.Pending)
+	}
+	for _, a := range b.withdraw {
+		_, ending := b.destroy[a.scope]
+		if a.done = a.isDone(f.st) || ending && a.kind == actDestroy; !a.done {
+			change.Settled = append(change.Settled, a.id[:]...)
+		}
+	}
+	change.soft = change.empty()
+	for _, id := range b.settle {
+		change.Settled = append(change.Settled, id[:]...)
+	}
+	return change
 }
 
 // append adds change to the end of the ledger.
@@ -229,7 +269,7 @@ func (f *File) append(change *record) error {
 		// What is left, if it can't be cut off, is a torn tail.
 		return fmt.Errorf("keyring: ledger: %w", errors.Join(err, st.file.Truncate(st.size)))
 	}
-	if err := st.file.Sync(); err != nil {
+	if err := syncUnless(change.soft, st.file); err != nil {
 		// Whether the octets are on the disk is now unknown, and asking again would not tell.
 		f.failed = fmt.Errorf("keyring: ledger: sync, open it anew: %w", errors.Join(err, st.file.Truncate(st.size)))
 		return f.failed
@@ -242,6 +282,13 @@ func (f *File) append(change *record) error {
 		return err
 	}
 	return st.apply(change)
+}
+
+func syncUnless(soft bool, f *os.File) error {
+	if soft {
+		return nil
+	}
+	return f.Sync()
 }
 
 // rewrite replaces the ledger by a snapshot with change, under a new epoch key. The steps, each durable before the next:

@@ -39,6 +39,9 @@ type Options struct {
 	// opened nevertheless, under a new epoch key, and its later states count as newer than Expect. Then Replay the key
 	// events since the copy, before anybody else uses it.
 	Restored bool
+	// Outbox takes an event for each act on keys, before it and after it; see EventKind. Nil: none, unless RecordTo sets it;
+	// then Destroy is recorded by its answer alone.
+	Outbox Outbox
 	// Now nil: time.Now.
 	Now func() time.Time
 }
@@ -81,7 +84,9 @@ type File struct {
 	// root nil: the key file.
 	root Root
 	// floor is the epoch number that the next one must be above.
-	floor uint64
+	floor  uint64
+	outbox Outbox
+	busy   map[actID]int // acts under way in this process
 }
 
 var (
@@ -98,7 +103,7 @@ func OpenFile(path string, o *Options) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &File{path: path, o: c, root: c.Root, writer: make(chan struct{}, 1)}
+	f := &File{path: path, o: c, root: c.Root, outbox: c.Outbox, writer: make(chan struct{}, 1)}
 	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	err = f.exclusive(ctx, func() error {
@@ -229,69 +234,4 @@ func (f *File) Unwrap(ctx context.Context, wrapped []byte) ([]byte, error) {
 		return nil, ErrClosed
 	}
 	return f.st.unwrap(wrapped)
-}
-
-// Destroy destroys the key of scope, and with it every key wrapped under it, durably before it returns; concurrent
-// calls share the work. The answer is the proof record. A scope that never was is destroyed as well: it can't come into
-// being later. A repeat gives the first answer.
-func (f *File) Destroy(ctx context.Context, scope string) (securemail.Destruction, error) {
-	if scope == "" {
-		return securemail.Destruction{}, errEmptyScope
-	}
-	if err := f.refresh(ctx); err != nil {
-		return securemail.Destruction{}, err
-	}
-	id, end, ok, err := f.ended(scope)
-	if err != nil {
-		return securemail.Destruction{}, err
-	}
-	if !ok {
-		b, err := f.commit(ctx, order{destroy: []scopeID{id}})
-		if err != nil {
-			return securemail.Destruction{}, err
-		}
-		end = b.ends[id]
-	}
-	return securemail.Destruction{Scope: scope, At: end.at(), EpochRetires: end.retires()}, nil
-}
-
-func (f *File) ended(scope string) (id scopeID, e ending, ok bool, err error) {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	if f.st == nil {
-		return id, e, false, ErrClosed
-	}
-	id = f.st.id(scope)
-	e, ok = f.st.gone[id]
-	return id, e, ok, nil
-}
-
-// Run retires epoch keys in time where Options.Window is set. It blocks until ctx ends and then returns nil; any other
-// return is an error of the file system, and means that a promised EpochRetires may pass.
-func (f *File) Run(ctx context.Context) error {
-	if f.o.Window == 0 {
-		<-ctx.Done()
-		return nil
-	}
-	tick := time.NewTicker(max(f.o.Window/8, time.Millisecond))
-	defer tick.Stop()
-	for {
-		if f.retireSoon() {
-			if err := f.RotateEpoch(ctx); err != nil && ctx.Err() == nil {
-				return err
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
-}
-
-// retireSoon says whether half of the window of a destroyed scope has passed.
-func (f *File) retireSoon() bool {
-	f.mu.RLock()
-	defer f.mu.RUnlock()
-	return f.st != nil && f.st.due != 0 && f.o.Now().UnixNano() >= f.st.due-int64(f.o.Window/2)
 }

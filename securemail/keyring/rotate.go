@@ -14,8 +14,10 @@ import (
 // RotateEpoch seals all scope keys under a new epoch key and destroys the old one, so that older copies of the ledger
 // open nothing. Wrapped keys stay as they are.
 func (f *File) RotateEpoch(ctx context.Context) error {
-	_, err := f.commit(ctx, order{rotate: true})
-	return err
+	return f.recorded(ctx, &act{kind: actEpoch}, func(ctx context.Context) error {
+		_, err := f.commit(ctx, order{rotate: true})
+		return err
+	})
 }
 
 // RotateRoot renews what seals the epoch key; wrapped keys and bodies stay as they are. Where the root is a key file it
@@ -27,7 +29,7 @@ func (f *File) RotateRoot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return f.putUnder(ctx, r)
+	return f.putUnder(ctx, r, actRoot)
 }
 
 // MoveRoot puts the ring under another root: a Root, or with nil the key file at the ring's path, where it makes a new root
@@ -38,7 +40,7 @@ func (f *File) MoveRoot(ctx context.Context, to Root) error {
 	if _, err := f.currentRoot(); err != nil {
 		return err
 	}
-	return f.putUnder(ctx, to)
+	return f.putUnder(ctx, to, actMove)
 }
 
 func (f *File) currentRoot() (Root, error) {
@@ -50,7 +52,7 @@ func (f *File) currentRoot() (Root, error) {
 	return f.root, nil
 }
 
-func (f *File) putUnder(ctx context.Context, r Root) error {
+func (f *File) putUnder(ctx context.Context, r Root, kind actKind) error {
 	c, rotate := &rootChange{root: r}, false
 	if r == nil {
 		c.top, rotate = topKey{key: seal.NewKey()}, true
@@ -63,8 +65,10 @@ func (f *File) putUnder(ctx context.Context, r Root) error {
 		c.top = top
 	}
 	defer clear(c.top.key)
-	_, err := f.commit(ctx, order{rotate: rotate, root: c})
-	return err
+	return f.recorded(ctx, &act{kind: kind}, func(ctx context.Context) error {
+		_, err := f.commit(ctx, order{rotate: rotate, root: c})
+		return err
+	})
 }
 
 // changeRoot makes c.top what seals the epoch key. The caller is exclusive.

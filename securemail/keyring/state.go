@@ -37,6 +37,8 @@ type state struct {
 	names, index []byte
 	live         map[scopeID]*[seal.KeySize]byte
 	gone         map[scopeID]ending
+	// pending are the acts whose end was not yet recorded in the Outbox.
+	pending map[actID]act
 	// due is the earliest promised end of an epoch that can still give a destroyed key, 0: none.
 	due int64
 
@@ -178,11 +180,15 @@ func (s *state) kek(ids []scopeID) ([]byte, error) {
 type record struct {
 	// Names and Index are set in the first record only.
 	Names, Index []byte
-	// Live is scopeID || key, repeated; Gone is scopeID || at (8) || retires (8), repeated.
-	Live, Gone []byte
+	// Live is scopeID || key, repeated; Gone is scopeID || at (8) || retires (8), repeated; Pending is acts, Settled the
+	// actIDs of those that are pending no longer.
+	Live, Gone, Pending, Settled []byte
 	// Snapshot marks the first record: what is gone in it is out of reach of the epoch key. Number counts snapshots.
 	Snapshot bool
 	Number   uint64
+
+	// soft: nothing is lost with it. It is not stored.
+	soft bool
 }
 
 const (
@@ -198,6 +204,8 @@ func (r *record) addGone(id scopeID, e ending) {
 	r.Gone = binary.BigEndian.AppendUint64(r.Gone, uint64(e[1]))
 }
 
+func (r *record) empty() bool { return len(r.Live)+len(r.Gone)+len(r.Pending)+len(r.Settled) == 0 }
+
 func (r *record) clear() {
 	clear(r.Names)
 	clear(r.Index)
@@ -209,6 +217,9 @@ func (s *state) apply(r *record) error {
 	if len(r.Live)%liveSize != 0 || len(r.Gone)%goneSize != 0 || r.Snapshot != (s.names == nil) {
 		return ErrCorrupt
 	}
+	if len(r.Pending)%actSize != 0 || len(r.Settled)%len(actID{}) != 0 {
+		return ErrCorrupt
+	}
 	if r.Snapshot {
 		if len(r.Names) != seal.KeySize || len(r.Index) != seal.KeySize {
 			return ErrCorrupt
@@ -216,6 +227,7 @@ func (s *state) apply(r *record) error {
 		s.names, s.index, s.number = bytes.Clone(r.Names), bytes.Clone(r.Index), r.Number
 		s.live = make(map[scopeID]*[seal.KeySize]byte, len(r.Live)/liveSize)
 		s.gone = make(map[scopeID]ending, len(r.Gone)/goneSize)
+		s.pending = map[actID]act{}
 	}
 	for b := r.Live; len(b) > 0; b = b[liveSize:] {
 		k := [seal.KeySize]byte(b[16:liveSize])
@@ -227,6 +239,13 @@ func (s *state) apply(r *record) error {
 		if !r.Snapshot && (s.due == 0 || e[1] < s.due) {
 			s.due = e[1]
 		}
+	}
+	for b := r.Pending; len(b) > 0; b = b[actSize:] {
+		a := parseAct(b)
+		s.pending[a.id] = a
+	}
+	for b := r.Settled; len(b) > 0; b = b[len(actID{}):] {
+		delete(s.pending, actID(b))
 	}
 	return nil
 }
@@ -252,6 +271,11 @@ func (s *state) snapshot(change *record, forgetBefore int64) *record {
 			r.addGone(id, e)
 		}
 	}
+	for _, a := range s.pending {
+		r.Pending = a.append(r.Pending)
+	}
+	r.Pending = append(r.Pending, change.Pending...)
+	r.Settled = change.Settled
 	return r
 }
 
