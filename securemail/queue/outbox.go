@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
@@ -157,7 +158,18 @@ func scanEvents(rs *sql.Rows) ([]*eventRow, error) {
 	return out, rs.Err()
 }
 
+// openedEvent is an event that some reader has opened, and the sealed octets that it was opened from.
+type openedEvent struct {
+	sealed []byte
+	event  securemail.Event
+}
+
+// openEvent opens each event once for all readers of this process, who come one soon after the other.
 func (q *Queue) openEvent(ctx context.Context, r *eventRow) (securemail.Event, error) {
+	if o, ok := q.opened.get(r.id); ok && bytes.Equal(o.sealed, r.sealed) {
+		o.event.Seq = r.seq
+		return o.event, nil
+	}
 	var e securemail.Event
 	k, err := q.openKey(ctx, r.key, r.wrapped)
 	if err != nil {
@@ -167,6 +179,7 @@ func (q *Queue) openEvent(ctx context.Context, r *eventRow) (securemail.Event, e
 		return securemail.Event{}, err
 	}
 	e.Seq = r.seq
+	q.opened.put(r.id, openedEvent{r.sealed, e})
 	return e, nil
 }
 

@@ -70,6 +70,7 @@ type Queue struct {
 
 	keys   cache[*dataKey]
 	bodies cache[*securemail.Message]
+	opened cache[openedEvent]
 
 	mu    sync.Mutex // guards what follows
 	wake  chan struct{}
@@ -156,7 +157,7 @@ func (q *Queue) defaults() error {
 	if q.log = q.o.Logger; q.log == nil {
 		q.log = slog.Default()
 	}
-	q.keys.limit, q.bodies.limit = 4096, 256
+	q.keys.limit, q.bodies.limit, q.opened.limit = 4096, 256, 2048
 	return errors.Join(errs...)
 }
 
