@@ -18,7 +18,8 @@
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
 //	securemail/audit             tamper-evident log of decisions and receipts
 //	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)
-//	securemail/keyring           keys for data at rest: wrap, rotate, destroy
+//	securemail/keyring           keys for data at rest: wrap, rotate, destroy, recover by custodians
+//	securemail/keyring/kms       the root key in Vault, AWS KMS or Google Cloud KMS
 //	securemail/preset            one call wires everything, on one SQLite file or the host's own database
 //	securemail/securemailtest    for hosts' own tests
 //	encrypt                      TLS alone as a method; MIME helpers that encryptors share
