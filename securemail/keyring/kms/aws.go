@@ -128,7 +128,7 @@ func (a *AWS) ask(ctx context.Context, op string, q awsRequest, take func(*awsAn
 			}
 			r.Header.Set("Content-Type", "application/x-amz-json-1.1")
 			r.Header.Set("X-Amz-Target", "TrentService."+map[string]string{"encrypt": "Encrypt", "decrypt": "Decrypt"}[op])
-			signV4(r, body, cred, a.region, "kms", a.c.o.Now())
+			signer{cred, a.region, "kms", a.c.o.Now()}.sign(r, body)
 			return nil
 		},
 		accept: func(b []byte) error {

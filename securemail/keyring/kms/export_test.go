@@ -1,4 +1,11 @@
 package kms
 
-// SignV4 is signV4 for tests.
-var SignV4 = signV4
+import (
+	"net/http"
+	"time"
+)
+
+// SignV4 signs as an AWS does, for any service.
+func SignV4(r *http.Request, body []byte, c Credential, region, service string, now time.Time) {
+	signer{c, region, service, now}.sign(r, body)
+}

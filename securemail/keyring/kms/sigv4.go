@@ -10,11 +10,18 @@ import (
 	"time"
 )
 
-// signV4 signs r, a POST to the path "/" without a query, with AWS Signature Version 4 over the headers that r has and the
+// signer is who signs, for what and when.
+type signer struct {
+	Credential
+	region, service string
+	now             time.Time
+}
+
+// sign signs r, a POST to the path "/" without a query, with AWS Signature Version 4 over the headers that r has and the
 // host (docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html). It sets X-Amz-Date and, where
 // the credential is temporary, X-Amz-Security-Token.
-func signV4(r *http.Request, body []byte, c Credential, region, service string, now time.Time) {
-	stamp := now.UTC().Format("20060102T150405Z")
+func (c signer) sign(r *http.Request, body []byte) {
+	stamp := c.now.UTC().Format("20060102T150405Z")
 	r.Header.Set("X-Amz-Date", stamp)
 	if c.SessionToken != "" {
 		r.Header.Set("X-Amz-Security-Token", c.SessionToken)
@@ -36,10 +43,10 @@ func signV4(r *http.Request, body []byte, c Credential, region, service string, 
 	signed := strings.Join(names, ";")
 	canonical.WriteString("\n" + signed + "\n" + hexSum(body))
 
-	scope := stamp[:8] + "/" + region + "/" + service + "/aws4_request"
+	scope := stamp[:8] + "/" + c.region + "/" + c.service + "/aws4_request"
 	toSign := "AWS4-HMAC-SHA256\n" + stamp + "\n" + scope + "\n" + hexSum([]byte(canonical.String()))
 	key := []byte("AWS4" + c.SecretAccessKey)
-	for _, part := range []string{stamp[:8], region, service, "aws4_request"} {
+	for _, part := range []string{stamp[:8], c.region, c.service, "aws4_request"} {
 		key = mac(key, part)
 	}
 	r.Header.Set("Authorization", "AWS4-HMAC-SHA256 Credential="+c.AccessKeyID+"/"+scope+", SignedHeaders="+signed+
