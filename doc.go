@@ -17,6 +17,7 @@
 //	securemail/policy            rules: which protection, in which order, with which floor
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
 //	securemail/audit             tamper-evident log of decisions and receipts
+//	securemail/audit/timestamp   time stamps on the log's checkpoints (RFC 3161)
 //	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy, recover by custodians
 //	securemail/keyring/kms       the root key in Vault, AWS KMS or Google Cloud KMS

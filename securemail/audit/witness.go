@@ -21,3 +21,9 @@ type WitnessRequest struct {
 	Proof      []tlog.Hash
 	Checkpoint []byte
 }
+
+// Stamper has a SHA-256 digest stamped by a time stamp authority; audit/timestamp has a client of RFC 3161. It returns a
+// token that is verified already.
+type Stamper interface {
+	Stamp(ctx context.Context, digest [32]byte) (token []byte, err error)
+}
