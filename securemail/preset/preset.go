@@ -44,6 +44,12 @@ type Options struct {
 	// KeyFile is where the root key lies; empty: the path given to Open, and ".key". It should be on another disk, or at
 	// least in another back-up, than the database.
 	KeyFile string
+	// Root holds the root key in a KMS (package keyring/kms) or in the environment (keyring.EnvRoot) instead of in KeyFile,
+	// beside which the other files of the ring still lie. A ring that exists changes its root by keyring.File.MoveRoot only.
+	Root keyring.Root
+	// DestroyWindow is how long a destroyed scope key may stay in the ring's files, out of its reach, until they are sealed
+	// anew; 0: 24 h, at least 1 h. Certificates of destruction state it.
+	DestroyWindow time.Duration
 	// Relay takes all mail instead of the recipients' own mail hosts. Unless its Operator vouches for the road beyond, it
 	// meets no floor, and mail that needs one goes to PGP or escrow.
 	Relay *smtp.Relay
@@ -180,7 +186,12 @@ func logger(o *Options) *slog.Logger { return cmp.Or(o.Logger, slog.Default()) }
 
 // openState opens what remembers: key ring, queue, audit log, pinned keys.
 func (s *System) openState(ctx context.Context, path string, o *Options) (err error) {
-	if s.KeyRing, err = keyring.OpenFile(cmp.Or(o.KeyFile, path+".key"), &keyring.Options{Now: o.Now}); err != nil {
+	window := cmp.Or(o.DestroyWindow, 24*time.Hour)
+	if window < time.Hour {
+		return errors.New("preset: Options.DestroyWindow must be at least 1 h")
+	}
+	s.KeyRing, err = keyring.OpenFile(cmp.Or(o.KeyFile, path+".key"), &keyring.Options{Root: o.Root, Window: window, Now: o.Now})
+	if err != nil {
 		return err
 	}
 	blobs, err := queue.Dir(path + ".blobs")
@@ -195,6 +206,9 @@ func (s *System) openState(ctx context.Context, path string, o *Options) (err er
 		Owner: owner, Blobs: blobs, Listen: o.Listen, Logger: o.Logger, Now: o.Now,
 	})
 	if err != nil {
+		return err
+	}
+	if err := s.KeyRing.RecordTo(ctx, s.Queue); err != nil {
 		return err
 	}
 	if s.Ledger, err = audit.Open(ctx, path+".audit", &audit.Options{Now: o.Now}); err != nil {
@@ -282,8 +296,8 @@ func (s *System) RunDue(ctx context.Context) (int, error) {
 	return s.Mailer.RunDue(ctx)
 }
 
-// Upkeep does once, now, what the parts do in Run beside the mail: it fetches MTA-STS policies again, looks at domains,
-// writes the sessions counted, and sends the TLS reports that are due. A host that calls RunDue from a timer calls this
+// Upkeep does once, now, what the parts do in Run beside the mail: it seals the key ring anew where a key was destroyed,
+// fetches MTA-STS policies again, looks at domains, writes the sessions counted, and sends the TLS reports that are due. A host that calls RunDue from a timer calls this
 // from another, every ten minutes, say. A part that fails stops no other.
 func (s *System) Upkeep(ctx context.Context) error {
 	ctx, done, err := s.begin(ctx)
@@ -291,7 +305,7 @@ func (s *System) Upkeep(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	var errs []error
+	errs := []error{s.KeyRing.Upkeep(ctx)}
 	if s.STS != nil {
 		_, err := s.STS.Refresh(ctx)
 		errs = append(errs, err)
