@@ -5,10 +5,14 @@
 //
 //	magic "psl1" (4) || salt (24) || commitment (32) || chunk 0 || chunk 1 || ... || last chunk
 //
-// It has the shape of https://c2sp.org/chunked-encryption, with AES-256 and with random nonces, since Go refuses
-// counter nonces under fips140=only:
+// Key derivation, salt, commitment and cutting are those of https://c2sp.org/chunked-encryption:
 //
 //	chunk key (32) || commitment (32) = HKDF-Expand-SHA256(prk = key, info = label || 0x00 || salt || ad)
+//
+// It differs where it must: AES-256 in place of AES-128; no base nonce is derived and each chunk carries a random one, since
+// Go refuses counter nonces under fips140=only, so that the chunk's number and the last flag, which C2SP puts into the nonce
+// and the length, are associated data; chunks of 64 KiB in place of 16; and, as it is another format, another label than
+// "c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM" and a magic in front.
 //
 // The plaintext is cut into chunks of 64 KiB; the last one is always shorter and may be empty, so each length has
 // exactly one cutting and an empty plaintext is one sealed last chunk. Each chunk is nonce (12) || ciphertext || tag (16)

@@ -2,8 +2,10 @@ package keyring_test
 
 import (
 	"fmt"
+	"io"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/postseal/postseal/internal/seal"
 	"github.com/postseal/postseal/securemail/keyring"
@@ -54,4 +56,70 @@ func BenchmarkDestroy(b *testing.B) {
 			}
 		})
 	}
+}
+
+// million makes a ring of 1,000,000 scopes.
+func million(b *testing.B) string {
+	path := ringPath(b)
+	f := open(b, path, nil)
+	scopes := make([]string, 250)
+	for n := 0; n < 1_000_000; n += len(scopes) {
+		for i := range scopes {
+			scopes[i] = fmt.Sprint("subject/", n+i)
+		}
+		if _, err := f.Wrap(b.Context(), []byte("k"), scopes...); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return path
+}
+
+// BenchmarkMillion is what acts cost on a ring of 1,000,000 scopes.
+func BenchmarkMillion(b *testing.B) {
+	path := million(b)
+	b.Run("open", func(b *testing.B) {
+		for b.Loop() {
+			f, err := keyring.OpenFile(path, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			_ = f.Close()
+		}
+	})
+	n := 0
+	for name, o := range map[string]*keyring.Options{"destroy at once": nil, "destroy in a window": {Window: 24 * time.Hour}} {
+		b.Run(name, func(b *testing.B) {
+			f := open(b, path, o)
+			for b.Loop() {
+				n++
+				if _, err := f.Destroy(b.Context(), fmt.Sprint("subject/", n)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+	f := open(b, path, nil)
+	b.Run("rotate", func(b *testing.B) {
+		for b.Loop() {
+			if err := f.RotateEpoch(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("backup", func(b *testing.B) {
+		for b.Loop() {
+			if err := f.Backup(b.Context(), io.Discard); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	w, err := f.Wrap(b.Context(), []byte("k"), "subject/999999", "subject/999998")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("unwrap", func(b *testing.B) {
+		for b.Loop() {
+			_, _ = f.Unwrap(b.Context(), w)
+		}
+	})
 }

@@ -251,7 +251,6 @@ func (f *File) changeOf(b *batch, now int64) *record {
 			change.Settled = append(change.Settled, a.id[:]...)
 		}
 	}
-	change.soft = change.empty()
 	for _, id := range b.settle {
 		change.Settled = append(change.Settled, id[:]...)
 	}
@@ -269,7 +268,7 @@ func (f *File) append(change *record) error {
 		// What is left, if it can't be cut off, is a torn tail.
 		return fmt.Errorf("keyring: ledger: %w", errors.Join(err, st.file.Truncate(st.size)))
 	}
-	if err := syncUnless(change.soft, st.file); err != nil {
+	if err := st.file.Sync(); err != nil {
 		// Whether the octets are on the disk is now unknown, and asking again would not tell.
 		f.failed = fmt.Errorf("keyring: ledger: sync, open it anew: %w", errors.Join(err, st.file.Truncate(st.size)))
 		return f.failed
@@ -282,13 +281,6 @@ func (f *File) append(change *record) error {
 		return err
 	}
 	return st.apply(change)
-}
-
-func syncUnless(soft bool, f *os.File) error {
-	if soft {
-		return nil
-	}
-	return f.Sync()
 }
 
 // rewrite replaces the ledger by a snapshot with change, under a new epoch key. The steps, each durable before the next:

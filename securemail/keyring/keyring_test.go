@@ -377,5 +377,5 @@ func TestNothingIsInClear(t *testing.T) {
 }
 
 func TestFIPSOnly(t *testing.T) {
-	rerun(t, "TestWrapAndUnwrap|TestLosingAnyScopeDestroys|TestRotationKeepsWrappedKeys")
+	rerun(t, "TestRingUnderARoot|TestSplitAndJoin|TestBackupKey|TestWrapAndUnwrap|TestLosingAnyScopeDestroys|TestRotationKeepsWrappedKeys")
 }

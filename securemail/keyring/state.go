@@ -186,9 +186,6 @@ type record struct {
 	// Snapshot marks the first record: what is gone in it is out of reach of the epoch key. Number counts snapshots.
 	Snapshot bool
 	Number   uint64
-
-	// soft: nothing is lost with it. It is not stored.
-	soft bool
 }
 
 const (

@@ -95,7 +95,9 @@ func TestAnswers(t *testing.T) {
 	const tries = 3
 	vault := func(text string) string { return `{"errors":["` + text + `"]}` }
 	aws := func(code string) string { return `{"__type":"` + code + `","message":"CANARY-text"}` }
-	gcp := func(code string) string { return `{"error":{"code":1,"message":"CANARY-text","status":"` + code + `"}}` }
+	gcp := func(code string) string {
+		return `{"error":{"code":1,"message":"CANARY-text","status":"` + code + `"}}`
+	}
 	un, denied, lost, corrupt := keyring.ErrUnavailable, keyring.ErrDenied, keyring.ErrLost, keyring.ErrCorrupt
 	cases := map[string][]struct {
 		status int

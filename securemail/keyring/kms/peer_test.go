@@ -324,8 +324,8 @@ func serveGCP(p *peer, w http.ResponseWriter, r *http.Request, body []byte) {
 		return
 	}
 	var q struct {
-		Plaintext, Ciphertext                                               []byte
-		AdditionalAuthenticatedData                                         []byte
+		Plaintext, Ciphertext                                                []byte
+		AdditionalAuthenticatedData                                          []byte
 		PlaintextCrc32c, CiphertextCrc32c, AdditionalAuthenticatedDataCrc32c string
 	}
 	if json.Unmarshal(body, &q) != nil || q.AdditionalAuthenticatedDataCrc32c != castagnoli(q.AdditionalAuthenticatedData) {
