@@ -13,17 +13,24 @@ import (
 	"github.com/postseal/postseal/securemail/audit"
 )
 
+// exampleLog is a log in a folder that goes with it.
+func exampleLog(ctx context.Context) (*audit.Log, func()) {
+	dir, err := os.MkdirTemp("", "audit")
+	if err != nil {
+		panic(err)
+	}
+	log, err := audit.Open(ctx, filepath.Join(dir, "log"), &audit.Options{Origin: "clinic.example/mail"})
+	if err != nil {
+		panic(err)
+	}
+	return log, func() { _ = log.Close(); _ = os.RemoveAll(dir) }
+}
+
 // The log's owner emits and proves; anyone with the public key verifies.
 func Example() {
 	ctx := context.Background()
-	dir, _ := os.MkdirTemp("", "audit")
-	defer os.RemoveAll(dir)
-	log, err := audit.Open(ctx, filepath.Join(dir, "log"), &audit.Options{Origin: "clinic.example/mail"})
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer log.Close()
+	log, done := exampleLog(ctx)
+	defer done()
 	_ = log.Emit(ctx, securemail.Event{ID: "ev1", Kind: "delivered", Time: time.Unix(0, 0), By: securemail.Actor{Tenant: "clinic"}})
 	proof, _ := log.Prove(ctx, "ev1")
 
