@@ -60,6 +60,9 @@ func (d *DB) migrate(ctx context.Context, tx *sql.Tx, pkg string, steps []string
 			}
 		}
 	}
+	if err := d.keepSteps(ctx, tx, pkg, steps); err != nil {
+		return err
+	}
 	if have == len(steps) {
 		return nil
 	}
