@@ -176,33 +176,37 @@ type Entry struct {
 // without one. Entries that were pruned are left out.
 func Entries(ctx context.Context, files fs.FS, key string, from int64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		stop := errors.New("stop")
 		p, err := openPublished(files, key)
 		if err == nil {
-			err = p.each(ctx, func(n int64, _, bundle []byte) error {
-				entries, err := parseBundle(bundle)
-				if err != nil {
-					return err
-				}
-				for i, b := range entries {
-					e := Entry{Number: n*tileWidth + int64(i)}
-					if e.Number < from {
-						continue
-					}
-					if err := json.Unmarshal(b, &e); err != nil {
-						return fmt.Errorf("%w: entry of the log", ErrCorrupt)
-					}
-					if !yield(e, nil) {
-						return stop
-					}
-				}
-				return nil
-			})
+			err = p.each(ctx, func(n int64, _, bundle []byte) error { return entriesOf(n, bundle, from, yield) })
 		}
-		if err != nil && !errors.Is(err, stop) {
+		if err != nil && !errors.Is(err, errEnough) {
 			yield(Entry{}, err)
 		}
 	}
+}
+
+// errEnough says that the caller wants no more.
+var errEnough = errors.New("backup: enough")
+
+func entriesOf(n int64, bundle []byte, from int64, yield func(Entry, error) bool) error {
+	entries, err := parseBundle(bundle)
+	if err != nil {
+		return err
+	}
+	for i, b := range entries {
+		e := Entry{Number: n*tileWidth + int64(i)}
+		if e.Number < from {
+			continue
+		}
+		if err := json.Unmarshal(b, &e); err != nil {
+			return fmt.Errorf("%w: entry of the log", ErrCorrupt)
+		}
+		if !yield(e, nil) {
+			return errEnough
+		}
+	}
+	return nil
 }
 
 // bare is the cause without the path, which may name a person.

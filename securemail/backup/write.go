@@ -377,4 +377,3 @@ func Info(r io.Reader) (*Header, error) {
 	h, _, err := readHeader(r)
 	return h, err
 }
-
