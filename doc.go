@@ -21,7 +21,6 @@
 //	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy, recover by custodians
 //	securemail/keyring/kms       the root key in Vault, AWS KMS or Google Cloud KMS
-//	securemail/keyring           keys for data at rest: wrap, rotate, destroy
 //	securemail/backup            one sealed copy of database, blobs, log and keys, and back
 //	securemail/preset            one call wires everything, on one SQLite file or the host's own database
 //	securemail/securemailtest    for hosts' own tests
