@@ -253,12 +253,12 @@ func (q *Queue) Forget(ctx context.Context, reader string) error {
 }
 
 // purgeEvents drops what every reader has acknowledged and is old enough, but for the newest: SQLite would give its number
-// again. Without a reader nothing goes.
+// again, and Head names it. Without a reader nothing goes.
 func (q *Queue) purgeEvents(ctx context.Context, now time.Time) error {
 	seq := q.seqColumn()
 	for {
 		ids, err := q.strings(ctx, q.db, "SELECT e.id FROM queue_event e WHERE "+seq+
-			"<=(SELECT min(seq) FROM queue_reader) AND e.made<? AND e.pos<(SELECT max(pos) FROM queue_event) ORDER BY "+seq+" LIMIT ?", micros(now.Add(-q.o.KeepEvents)), inOneList)
+			"<=(SELECT min(seq) FROM queue_reader) AND e.made<? AND "+seq+"<(SELECT max("+seq[2:]+") FROM queue_event) ORDER BY "+seq+" LIMIT ?", micros(now.Add(-q.o.KeepEvents)), inOneList)
 		if err != nil || len(ids) == 0 {
 			return err
 		}
