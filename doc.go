@@ -22,6 +22,7 @@
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy, recover by custodians
 //	securemail/keyring/kms       the root key in Vault, AWS KMS or Google Cloud KMS
 //	securemail/backup            one sealed copy of database, blobs, log and keys, and back
+//	securemail/alert             alert rules on the live events
 //	securemail/preset            one call wires everything, on one SQLite file or the host's own database
 //	securemail/securemailtest    for hosts' own tests
 //	encrypt                      TLS alone as a method; MIME helpers that encryptors share
