@@ -354,3 +354,44 @@ func FuzzUnwrap(f *testing.F) {
 		}
 	})
 }
+
+// TestMixturesOfOldAndNew puts together each file of a ring from before or after a destruction and a rotation of the root:
+// what opens is the whole of one time, and of the two the log's State tells.
+func TestMixturesOfOldAndNew(t *testing.T) {
+	path := ringPath(t)
+	w := sample(t, path)
+	old := save(t, path)
+	f, err := keyring.OpenFile(path, nil)
+	require.NoError(t, err)
+	_, err = f.Destroy(t.Context(), "c")
+	require.NoError(t, err)
+	require.NoError(t, f.RotateRoot(t.Context()))
+	recorded := stateOf(t, f)
+	require.NoError(t, f.Close())
+	present := save(t, path)
+	for mix := range 8 {
+		set := map[string][]byte{}
+		for i, name := range []string{"root", "epoch", "scopes"} {
+			set[name] = old[name]
+			if mix>>i&1 == 1 {
+				set[name] = present[name]
+			}
+		}
+		restore(t, path, set)
+		f, err := keyring.OpenFile(path, nil)
+		if mix != 0 && mix != 7 {
+			require.ErrorIs(t, err, keyring.ErrCorrupt, "%b", mix)
+			continue
+		}
+		require.NoError(t, err)
+		_, err = f.Unwrap(t.Context(), w)
+		require.Equal(t, mix == 7, errors.Is(err, keyring.ErrDestroyed))
+		require.NoError(t, f.Close())
+		f, err = keyring.OpenFile(path, &keyring.Options{Expect: recorded})
+		var rolled *keyring.RollbackError
+		require.Equal(t, mix == 0, errors.As(err, &rolled), "%v", err)
+		if err == nil {
+			require.NoError(t, f.Close())
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +231,41 @@ func TestRunReportsAFailure(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.Remove(path))
 	require.ErrorIs(t, f.Run(t.Context()), os.ErrNotExist)
+}
+
+// TestRunWaitsOutAFailure: what can't be retired yet is tried again until the promised time, and then Run says so.
+func TestRunWaitsOutAFailure(t *testing.T) {
+	var clock, asked atomic.Int64
+	clock.Store(1e18)
+	o := &keyring.Options{Window: 40 * time.Millisecond, Now: func() time.Time {
+		asked.Add(1)
+		return time.Unix(0, clock.Load())
+	}}
+	path := ringPath(t)
+	f := open(t, path, o)
+	d, err := f.Destroy(t.Context(), "a")
+	require.NoError(t, err)
+	before := save(t, path)["epoch"]
+	require.NoError(t, os.Mkdir(path+".epoch.tmp", 0o700))
+	clock.Add(int64(o.Window) * 3 / 4)
+	require.Error(t, f.Upkeep(t.Context()))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.Run(ctx) }()
+	ticks := asked.Load() + 20
+	require.Eventually(t, func() bool { return asked.Load() > ticks }, 30*time.Second, time.Millisecond)
+	require.Empty(t, done, "there is time left")
+	require.NoError(t, os.Remove(path+".epoch.tmp"))
+	require.Eventually(t, func() bool { return !bytes.Equal(before, save(t, path)["epoch"]) }, 30*time.Second, time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
+
+	_, err = f.Destroy(t.Context(), "b")
+	require.NoError(t, err)
+	require.NoError(t, os.Mkdir(path+".epoch.tmp", 0o700))
+	clock.Store(d.EpochRetires.UnixNano() + int64(time.Hour))
+	require.Error(t, f.Run(t.Context()), "a promise is broken")
+	require.NoError(t, os.Remove(path+".epoch.tmp"))
 }
 
 func TestRememberEnds(t *testing.T) {
