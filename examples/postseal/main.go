@@ -7,6 +7,9 @@
 //	postseal mtasts [flags] DOMAIN                             shows its MTA-STS policy, or what yours is to publish
 //	postseal queue VERB -store FILE [flags] [PARCEL...]        looks into a store, or gives an order: list, show, hold,
 //	                                                           release, retry, cancel
+//	postseal evidence -store FILE PARCEL > e.json              writes what the store's log proves about a parcel
+//	postseal evidence -store FILE -public-key > log.pub        writes the key to check that by
+//	postseal verify-evidence -key log.pub < e.json             checks it, offline, and says what it proves
 //
 // send prints a line a recipient: address, state, method, what protects the mail and how the mail host was proved, and the reasons
 // of the rules and of the host, each as rule: text. explain prints address, method, the choices in order, how the host is proved
@@ -87,6 +90,8 @@ func commands() []command {
 		{"probe", "look at how domains can be reached by TLS, and send nothing", probe},
 		{"mtasts", "show a domain's MTA-STS policy, or what yours is to publish", mtastsCommand},
 		{"queue", "look into a store, and hold, release, retry or cancel its parcels", queueCommand},
+		{"evidence", "write what a store's log proves about a parcel, for outsiders", evidenceCommand},
+		{"verify-evidence", "check such a file by the log's public key, offline", verifyEvidence},
 	}
 }
 
@@ -103,7 +108,7 @@ func dispatch(ctx context.Context, args []string, in io.Reader, out, errOut io.W
 	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
 		fmt.Fprintln(out, "usage: postseal COMMAND [flags] [DOMAIN...] [< message.eml]")
 		for _, c := range commands() {
-			fmt.Fprintf(out, "  %-8s %s\n", c.name, c.summary)
+			fmt.Fprintf(out, "  %-16s %s\n", c.name, c.summary)
 		}
 		fmt.Fprintln(out, "postseal COMMAND -h lists the flags of one.")
 		if len(args) == 0 {

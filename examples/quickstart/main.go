@@ -6,9 +6,10 @@
 // and prints who got it how and why. Then it opens the escrow messages as their recipients would, in a browser's place, and
 // searches its own files for the patient's name.
 //
-//	go run ./examples/quickstart [-json]
+//	go run ./examples/quickstart [-json] [-out DIR]
 //
-// With -json it prints one record a recipient. It exits 1 if anything is not as it should be.
+// With -json it prints one record a recipient. With -out it writes what the log proves about each recipient's copy to
+// DIR/evidence/PARCEL.json, and the log's public key to DIR/log.pub, for postseal verify-evidence. It exits 1 if anything is not as it should be.
 package main
 
 import (
@@ -31,10 +32,11 @@ import (
 
 func main() {
 	asJSON := flag.Bool("json", false, "print one JSON record a recipient")
+	dir := flag.String("out", "", "write evidence for outsiders, and the key to check it by, to this folder")
 	flag.Parse()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if err := run(ctx, os.Stdout, *asJSON); err != nil {
+	if err := run(ctx, os.Stdout, *asJSON, *dir); err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}
@@ -66,7 +68,7 @@ func people() []person {
 	}
 }
 
-func run(ctx context.Context, out io.Writer, asJSON bool) (err error) {
+func run(ctx context.Context, out io.Writer, asJSON bool, evidence string) (err error) {
 	dir, err := os.MkdirTemp("", "postseal-quickstart-")
 	if err != nil {
 		return err
@@ -105,6 +107,9 @@ func run(ctx context.Context, out io.Writer, asJSON bool) (err error) {
 	}
 	c := &check{ctx: ctx, sys: sys, hosts: hosts, reader: reader, dir: dir}
 	rows, err := c.all(sub)
+	if err == nil && evidence != "" {
+		err = writeEvidence(ctx, sys, sub, evidence)
+	}
 	if printErr := report(out, rows, asJSON); printErr != nil {
 		return printErr
 	}

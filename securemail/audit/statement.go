@@ -37,7 +37,9 @@ func (e *Entry) sentences() []string {
 	if c := e.Choice; c != nil {
 		s.say("Tried: %s.", c.words())
 	}
-	if p := e.Protection; p != nil {
+	if p := e.Protection; p != nil && p.Algorithm == "none" {
+		s.say("The message itself was not encrypted; the wire is what protected it.")
+	} else if p != nil {
 		s.say("The copy was encrypted with %s%s.", p.Algorithm, word(" to the keys ", strings.Join(p.Keys, ", ")))
 		for _, k := range sortedKeys(p.Detail) {
 			s.say("Of the encryption: %s is %s.", k, p.Detail[k])
