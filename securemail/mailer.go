@@ -37,6 +37,8 @@ type Mailer struct {
 	running int        // calls of Run and RunDue under way
 	looked  time.Time  // when Send last looked for a backlog
 	warned  bool       // the backlog warning was logged
+	// admitted: the Ledger has found the Outbox as new as it should be.
+	admitted bool
 }
 
 // reader is one Sink and the name of its cursor.

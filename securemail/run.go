@@ -21,8 +21,12 @@ const (
 
 // Run delivers what is due, feeds the Ledger and the Sinks, and runs the parts, until ctx ends. It then takes no more,
 // lets deliveries in flight finish for up to Config.Drain, feeds once more, stops the parts, and returns nil. It returns
-// early, with the part's error, when a part ends. Several processes may Run on one queue.
+// early, with the part's error, when a part ends. Several processes may Run on one queue. It does not begin where the Ledger
+// says that the database is an older copy (audit.ErrOldDatabase).
 func (m *Mailer) Run(ctx context.Context) error {
+	if err := m.admit(ctx); err != nil {
+		return err
+	}
 	defer m.served()()
 	taking, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -57,6 +61,9 @@ var errPartEnded = errors.New("securemail: before it was told to")
 // It is for commands, timers and tests. The error joins what the queue and the readers said; parcels that failed are in
 // their own state, not in the error.
 func (m *Mailer) RunDue(ctx context.Context) (int, error) {
+	if err := m.admit(ctx); err != nil {
+		return 0, err
+	}
 	defer m.served()()
 	now, n := m.c.Now().Round(0), 0
 	stopBeat := m.heartbeat(ctx)
