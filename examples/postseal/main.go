@@ -10,6 +10,8 @@
 //	postseal evidence -store FILE PARCEL > e.json              writes what the store's log proves about a parcel
 //	postseal evidence -store FILE -public-key > log.pub        writes the key to check that by
 //	postseal verify-evidence -key log.pub < e.json             checks it, offline, and says what it proves
+//	postseal backup -store FILE -out FILE                      copies a store, sealed, while it runs
+//	postseal restore -store FILE -from FILE                    brings it back
 //
 // send prints a line a recipient: address, state, method, what protects the mail and how the mail host was proved, and the reasons
 // of the rules and of the host, each as rule: text. explain prints address, method, the choices in order, how the host is proved
@@ -59,6 +61,16 @@
 // its operator; it prints the parcels as they are then. All take -tenant T, -state S[,S], -label NAME=VALUE, -submission ID,
 // -limit N and -json. What leaves at this moment takes no order.
 //
+// backup writes database, blobs, audit log and wrapped keys into one sealed file, and exits 1 where something stored is damaged
+// or missing. -verify FILE reads a backup whole and proves it, -key K the log's signature in it too. -custodians M/N -shares
+// FOLDER writes shares of the root key, once. The root key comes from beside -store, or from -root FILE, or from M times -share FILE.
+//
+// restore makes a store of a backup, all or nothing, where none is; with -log FOLDER it goes on with the audit log that survived.
+// -declare -reason TEXT [-as NAME] records the restore, or that an older database was copied back: what the log knows is settled,
+// what nobody knows is uncertain (-nothing-left: you know that nothing left since), and mail leaves again. It lists parcels that
+// are LOST, accepted after the backup and to be sent again, and those that had ENDED. -drill does all of this beside the store,
+// prints times and findings, and exits 1 where there is one.
+//
 // The JSON of probe is that of posture.Snapshot, and with -own the list own of {check, verdict, text}. That of mtasts has domain,
 // verdict (enforce, testing, none, unknown), why, record, id, policy, max_age in seconds, and mx, from mail host to the pattern that
 // allows it; where records are printed, domain, dns (zone file lines), url and policy. That of send and explain has recipient, use (the
@@ -92,6 +104,8 @@ func commands() []command {
 		{"queue", "look into a store, and hold, release, retry or cancel its parcels", queueCommand},
 		{"evidence", "write what a store's log proves about a parcel, for outsiders", evidenceCommand},
 		{"verify-evidence", "check such a file by the log's public key, offline", verifyEvidence},
+		{"backup", "back up a store, verify a backup, split its root key, or drill", backupCommand},
+		{"restore", "restore a store, or declare that it was restored", restoreCommand},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/postseal/postseal/securemail/keyring"
 	"github.com/postseal/postseal/securemail/queue"
@@ -20,24 +21,28 @@ var ErrNoStore = errors.New("preset: no store there")
 // process runs it.
 type Desk struct {
 	*queue.Queue
+	path string
 	db   *sql.DB
 	ring *keyring.File
 }
 
 // OpenDesk opens the queue of the SQLite store at path, and nothing else of it: neither the audit log, which one process at
-// a time may write, nor a transport. It makes no store: where there is none it is ErrNoStore. Of o it uses KeyFile, Logger
-// and Now. Orders are events in the store's outbox, so they reach the audit log through the process that runs the store.
+// a time may write, nor a transport. It makes no store: where there is none it is ErrNoStore. Of o it uses KeyFile, Root,
+// DestroyWindow, Logger and Now. Orders are events in the store's outbox, so they reach the audit log through the process that runs the store.
 func OpenDesk(ctx context.Context, path string, o *Options) (_ *Desk, err error) {
 	if o == nil {
 		o = &Options{}
 	}
 	keyFile := cmp.Or(o.KeyFile, path+".key")
+	if o.Root != nil {
+		keyFile += ".epoch"
+	}
 	for _, p := range []string{path, keyFile} {
 		if err := isFile(p); err != nil {
 			return nil, err
 		}
 	}
-	d := &Desk{}
+	d := &Desk{path: path}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close())
@@ -46,7 +51,7 @@ func OpenDesk(ctx context.Context, path string, o *Options) (_ *Desk, err error)
 	if d.db, err = sql.Open("sqlite", sqliteDSN(path)); err != nil {
 		return nil, fmt.Errorf("preset: database: %w", err)
 	}
-	if d.ring, err = keyring.OpenFile(keyFile, &keyring.Options{Now: o.Now}); err != nil {
+	if d.ring, err = keyring.OpenFile(cmp.Or(o.KeyFile, path+".key"), o.ring()); err != nil {
 		return nil, err
 	}
 	blobs, err := queue.Dir(path + ".blobs")
@@ -55,6 +60,11 @@ func OpenDesk(ctx context.Context, path string, o *Options) (_ *Desk, err error)
 	}
 	d.Queue, err = queue.New(ctx, d.db, d.ring, &queue.Options{Blobs: blobs, Logger: o.Logger, Now: o.Now})
 	return d, err
+}
+
+// ring are the key ring's options.
+func (o *Options) ring() *keyring.Options {
+	return &keyring.Options{Root: o.Root, Window: cmp.Or(o.DestroyWindow, 24*time.Hour), Now: o.Now}
 }
 
 func isFile(path string) error {

@@ -104,6 +104,8 @@ type System struct {
 
 	reports *smtp.Transport // the Reporter's
 
+	path  string
+	now   func() time.Time
 	ownDB bool
 	stop  context.CancelFunc
 	ended context.Context
@@ -121,6 +123,9 @@ var ErrClosed = errors.New("preset: closed")
 func Open(ctx context.Context, path string, o *Options) (*System, error) {
 	if path == "" {
 		return nil, errors.New("preset: path required")
+	}
+	if err := notRestoring(path); err != nil {
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -154,7 +159,13 @@ func OpenDB(ctx context.Context, db *sql.DB, path string, o *Options) (_ *System
 	if o == nil {
 		o = &Options{}
 	}
-	s := &System{DB: db}
+	s := &System{DB: db, path: path, now: o.Now}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if err := notRestoring(path); err != nil {
+		return nil, err
+	}
 	s.ended, s.stop = context.WithCancel(context.Background())
 	defer func() {
 		if err != nil {
@@ -276,13 +287,16 @@ func (s *System) Handler() http.Handler {
 	return mux
 }
 
-// Run is Mailer.Run; Close ends it too.
+// Run is Mailer.Run; Close ends it too. A store that was restored does not run before that is declared: backup.ErrUndeclared.
 func (s *System) Run(ctx context.Context) error {
 	ctx, done, err := s.begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
+	if err := s.declared(ctx); err != nil {
+		return err
+	}
 	return s.Mailer.Run(ctx)
 }
 
@@ -293,6 +307,9 @@ func (s *System) RunDue(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer done()
+	if err := s.declared(ctx); err != nil {
+		return 0, err
+	}
 	return s.Mailer.RunDue(ctx)
 }
 

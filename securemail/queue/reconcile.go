@@ -15,8 +15,9 @@ import (
 
 // Told is what the audit log says about a parcel after the moment that the database was put back to.
 type Told struct {
-	// Event is the id of the event that the entry records; one that the database has too is no news.
+	// Event is the id of the event that the entry records, Seq its number; one that the database has too is no news.
 	Event      string
+	Seq        int64
 	Parcel     securemail.ParcelID
 	Submission string
 	Tenant     string
