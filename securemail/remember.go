@@ -193,7 +193,9 @@ type Destruction struct {
 	At, EpochRetires time.Time
 }
 
-// KeyRing wraps data keys under scopes. Losing any one of a key's scopes destroys it.
+// KeyRing wraps data keys under scopes. Losing any one of a key's scopes destroys it. The library's own scopes are named
+// "tenant/", "submission/", "subject/" and "cohort/" and what they are of; keyring has functions for them. An error that is
+// by errors.As an interface{ Destroyed() bool }, and answers true, is final; under any other the key may be had later.
 type KeyRing interface {
 	Wrap(ctx context.Context, key []byte, scopes ...string) ([]byte, error)
 	Unwrap(ctx context.Context, wrapped []byte) ([]byte, error)

@@ -68,7 +68,8 @@ func (b *batch) add(o order) {
 	}
 }
 
-// commit carries out o together with the orders of other callers, and returns once it is durable.
+// commit carries out o together with the orders of other callers, and returns once it is durable. Without a batch in the
+// answer ctx ended while another caller had the order.
 func (f *File) commit(ctx context.Context, o order) (*batch, error) {
 	for {
 		f.qmu.Lock()
@@ -242,6 +243,10 @@ func (f *File) changeOf(b *batch, now int64) *record {
 		}
 	}
 	for _, a := range b.intend {
+		if old, ok := f.st.pending[a.id]; ok {
+			a.epoch = old.epoch
+			continue
+		}
 		a.epoch = f.st.number
 		change.Pending = a.append(change.Pending)
 	}

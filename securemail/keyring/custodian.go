@@ -243,7 +243,8 @@ var errHasRoot = errors.New("keyring: recover: a key file is there already; move
 // Recover gives the ring at path, whose epoch file and ledger must be there, its root key back: with the key of [Join] it
 // writes the key file. Where the ring was under a Root it is under the key file from then on; [File.MoveRoot] puts it
 // under another. A key that opens nothing here is ErrCorrupt: the shares are of another ring, or older than the last
-// RotateRoot. A key file that is there is never overwritten.
+// RotateRoot. A key file that is there is
+// never overwritten; a Recover that was cut short can be repeated.
 func Recover(ctx context.Context, path string, key []byte) error {
 	if len(key) != seal.KeySize {
 		return fmt.Errorf("keyring: recover: a key must have %d octets", seal.KeySize)
@@ -253,10 +254,15 @@ func Recover(ctx context.Context, path string, key []byte) error {
 		switch s, err := f.look(); {
 		case err != nil:
 			return fmt.Errorf("keyring: recover: %w", err)
-		case s.root:
-			return errHasRoot
 		case !s.epoch || !s.ledger:
 			return errHalf
+		case s.root:
+			// A Recover that was cut short left this key there; anything else is not to be overwritten.
+			there, err := f.readRoots()
+			defer forgetTops(there)
+			if err != nil || len(there) != 1 || !bytes.Equal(there[0].key, key) {
+				return errors.Join(errHasRoot, err)
+			}
 		}
 		return f.recover(key)
 	})

@@ -161,7 +161,7 @@ func TestCustodians(t *testing.T) {
 		require.NoError(t, err)
 
 		if root == nil {
-			require.ErrorContains(t, keyring.Recover(t.Context(), path, key), "already")
+			require.ErrorContains(t, keyring.Recover(t.Context(), path, old), "already")
 			require.NoError(t, os.Remove(path))
 			_, err = keyring.OpenFile(path, o)
 			require.ErrorIs(t, err, keyring.ErrLost)
@@ -195,6 +195,13 @@ func TestFailedRecover(t *testing.T) {
 		require.NoError(t, os.Remove(path+blocked))
 		open(t, path, &keyring.Options{Root: root})
 	}
+	require.FileExists(t, path, "cut short between the two files")
+	require.ErrorContains(t, keyring.Recover(t.Context(), path, seal.NewKey()), "already")
+	epoch, err := os.ReadFile(path + ".epoch")
+	require.NoError(t, err)
+	require.NoError(t, keyring.Recover(t.Context(), path, key), "a repeat finishes")
+	open(t, path, nil)
+	require.NoError(t, os.WriteFile(path+".epoch", epoch, 0o600))
 	require.NoError(t, os.WriteFile(path+".epoch", []byte("postseal epoch key under a root v1\n"), 0o600))
 	require.NoError(t, os.Remove(path))
 	require.ErrorIs(t, keyring.Recover(t.Context(), path, key), keyring.ErrCorrupt)

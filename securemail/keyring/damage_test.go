@@ -395,3 +395,27 @@ func TestMixturesOfOldAndNew(t *testing.T) {
 		}
 	}
 }
+
+func FuzzEpochFileUnderARoot(f *testing.F) {
+	path, root := filepath.Join(f.TempDir(), "ring"), newMemRoot()
+	o := &keyring.Options{Root: root}
+	ring, err := keyring.OpenFile(path, o)
+	require.NoError(f, err)
+	_, wrapped, err := ring.BackupKey(context.Background())
+	require.NoError(f, err)
+	require.NoError(f, ring.Close())
+	epoch, err := os.ReadFile(path + ".epoch")
+	require.NoError(f, err)
+	f.Add(epoch, wrapped)
+	f.Add(epoch[:40], wrapped[:3])
+	f.Fuzz(func(t *testing.T, b, w []byte) {
+		require.NoError(t, os.WriteFile(path+".epoch", b, 0o600))
+		ring, err := keyring.OpenFile(path, o)
+		if err == nil {
+			require.NoError(t, ring.Close())
+			require.True(t, bytes.Equal(epoch, b))
+		}
+		_, err = keyring.OpenBackupKeyUnder(t.Context(), root, w)
+		require.Equal(t, bytes.Equal(wrapped, w), err == nil)
+	})
+}

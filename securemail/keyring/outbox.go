@@ -151,12 +151,12 @@ func (f *File) recorded(ctx context.Context, a *act, do func(context.Context) er
 	}
 	if a.id == (actID{}) {
 		a.id = newActID(f.o.Now())
-		if _, err := f.commit(ctx, order{intend: a}); err != nil {
-			return err
-		}
 	}
 	f.begin(a.id)
 	defer f.end(a.id)
+	if err := f.intend(ctx, a); err != nil {
+		return err
+	}
 	if err := out.Add(ctx, nil, f.event(ctx, a, stageIntent)); err != nil {
 		return f.withdraw(ctx, a, nil, fmt.Errorf("keyring: intent not recorded, so nothing was done: %w", err))
 	}
@@ -164,6 +164,21 @@ func (f *File) recorded(ctx context.Context, a *act, do func(context.Context) er
 		return f.withdraw(ctx, a, out, err)
 	}
 	return f.conclude(ctx, a, out, stageDone)
+}
+
+// intend makes a pending.
+func (f *File) intend(ctx context.Context, a *act) error {
+	in := *a // the batch's own: it may be at work when ctx ends
+	b, err := f.commit(ctx, order{intend: &in})
+	switch {
+	case err == nil:
+		a.epoch = in.epoch
+		return nil
+	case b == nil:
+		// Another caller's batch has it, and may yet make it durable.
+		return f.withdraw(ctx, a, nil, err)
+	}
+	return err
 }
 
 // conclude records how a ended, and settles it.
@@ -187,10 +202,11 @@ func (f *File) withdraw(ctx context.Context, a *act, out Outbox, cause error) er
 	by := ctx
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), concludeTimeout)
 	defer cancel()
-	if _, err := f.commit(ctx, order{withdraw: a}); err != nil {
+	w := *a // the batch's own
+	if _, err := f.commit(ctx, order{withdraw: &w}); err != nil {
 		return errors.Join(cause, fmt.Errorf("keyring: it may be done when the ring is opened next: %w", err))
 	}
-	if a.done {
+	if a.done = w.done; a.done {
 		return errors.Join(cause, ErrUnrecorded)
 	}
 	if out != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/durable"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/keyring"
 )
@@ -373,4 +374,30 @@ func TestManyDestroyersAreRecorded(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, len(acts), 10)
 	require.NoError(t, f.Upkeep(t.Context()))
+}
+
+// TestIntentOfAnImpatientCaller: a caller who gives up while another's batch has his order is told an error, and what he
+// asked for is not done later.
+func TestIntentOfAnImpatientCaller(t *testing.T) {
+	path, out := ringPath(t), &memOutbox{}
+	f := open(t, path, &keyring.Options{Outbox: out})
+	w, err := f.Wrap(t.Context(), []byte("k"), "a")
+	require.NoError(t, err)
+	lock, err := durable.TryLock(path + ".lock")
+	require.NoError(t, err)
+	leader := make(chan error, 1)
+	go func() { _, err := f.Wrap(t.Context(), []byte("k"), "new"); leader <- err }()
+	ctx, cancel := context.WithCancel(t.Context())
+	impatient := make(chan error, 1)
+	go func() { _, err := f.Destroy(ctx, "a"); impatient <- err }()
+	cancel()
+	require.NoError(t, lock.Unlock())
+	require.NoError(t, <-leader)
+	err = <-impatient
+	require.NoError(t, f.Upkeep(t.Context()))
+	_, errUnwrap := f.Unwrap(t.Context(), w)
+	if err != nil {
+		require.ErrorIs(t, err, context.Canceled)
+		require.NoError(t, errUnwrap)
+	}
 }
