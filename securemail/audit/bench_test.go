@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/audit"
 )
 
 func BenchmarkEmit(b *testing.B) {
@@ -78,4 +79,22 @@ func BenchmarkCheck(b *testing.B) {
 		}
 	}
 	b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// BenchmarkProveAndVerify is a proof of any entry of a large log, made and checked by who has the public key alone.
+func BenchmarkProveAndVerify(b *testing.B) {
+	l := open(b, logDir(b), nil)
+	const n = 200_000
+	emitFast(b, l, 0, n)
+	i := 0
+	for b.Loop() {
+		p, err := l.Prove(b.Context(), fmt.Sprint("e", i%n))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := audit.Verify(p, l.Verifier()); err != nil {
+			b.Fatal(err)
+		}
+		i += 7919
+	}
 }

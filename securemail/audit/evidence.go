@@ -124,6 +124,9 @@ func (l *Log) proven(cp *checkpoint, n int64) (Entry, proven, error) {
 	if err != nil {
 		return Entry{}, proven{}, corrupt("prove", err)
 	}
+	if tlog.CheckRecord(hashes, cp.N, cp.Hash, n, tlog.RecordHash(data)) != nil {
+		return Entry{}, proven{}, fmt.Errorf("audit: prove: %w", ErrCorrupt)
+	}
 	p := proven{Entry: data, Index: n, Proof: make([]string, len(hashes))}
 	for i, h := range hashes {
 		p.Proof[i] = h.String()

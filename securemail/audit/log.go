@@ -106,6 +106,9 @@ type Log struct {
 	indexSaved  int64          // entries in the stored index
 	partials    map[int]string // by level: the partial tile written last
 
+	upperMu sync.Mutex // guards upper
+	upper   map[upperTile]subtree
+
 	mu        sync.RWMutex // guards these fields; changed under sequencer only
 	index     index
 	published *checkpoint
@@ -270,7 +273,7 @@ func (l *Log) unknown(items []*item) ([]*item, error) {
 			continue
 		}
 		seen[it.event] = true
-		_, err := l.find(it.event, it.hash)
+		_, _, err := l.find(it.event, it.hash)
 		switch {
 		case errors.Is(err, ErrUnknown):
 			fresh = append(fresh, it)
@@ -281,21 +284,21 @@ func (l *Log) unknown(items []*item) ([]*item, error) {
 	return fresh, nil
 }
 
-// find returns the number of the entry of an event.
-func (l *Log) find(event string, hash uint64) (int64, error) {
+// find returns the number of the entry of an event, and its octets.
+func (l *Log) find(event string, hash uint64) (int64, []byte, error) {
 	l.mu.RLock()
 	candidates := l.index.find(hash)
 	l.mu.RUnlock()
 	for _, n := range candidates {
 		data, err := l.entryAt(int64(n))
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if e, err := parseEntry(data); err != nil || e.Event == event {
-			return int64(n), err
+			return int64(n), data, err
 		}
 	}
-	return 0, ErrUnknown
+	return 0, nil, ErrUnknown
 }
 
 // Prove returns a proof for the entry of the event: https://c2sp.org/tlog-proof@v1 with the entry as its extra data,
@@ -303,7 +306,7 @@ func (l *Log) find(event string, hash uint64) (int64, error) {
 // checks it. Other errors: ErrUnknown, ErrCorrupt, the file system's.
 func (l *Log) Prove(ctx context.Context, event string) ([]byte, error) {
 	event = eventID(event)
-	n, err := l.find(event, idHash(l.keys.mac, event))
+	n, entry, err := l.find(event, idHash(l.keys.mac, event))
 	if err != nil {
 		return nil, err
 	}
@@ -314,20 +317,15 @@ func (l *Log) Prove(ctx context.Context, event string) ([]byte, error) {
 		}
 		cp = l.newest()
 	}
-	entry, err := l.entryAt(n)
-	if err != nil {
-		return nil, err
-	}
 	hashes, err := tlog.ProveRecord(cp.N, n, l.tilesOf(cp.N))
 	if err != nil {
 		return nil, corrupt("prove", err)
 	}
-	p := &proof{entry: entry, index: n, hashes: hashes, checkpoint: cp.note}
-	b := p.format()
-	if _, err := Verify(b, l.verifier); err != nil {
+	if tlog.CheckRecord(hashes, cp.N, cp.Hash, n, tlog.RecordHash(entry)) != nil {
 		return nil, fmt.Errorf("audit: prove: %w", ErrCorrupt)
 	}
-	return b, nil
+	p := &proof{entry: entry, index: n, hashes: hashes, checkpoint: cp.note}
+	return p.format(), nil
 }
 
 // corrupt makes ErrCorrupt of what tlog says of bad tiles, and keeps errors of ours and of the file system.

@@ -60,17 +60,60 @@ func readBundle(dir string, n, size int64) ([][]byte, error) {
 	return entries[:width], nil
 }
 
-// tilesOf reads the hashes of the published tree of size entries.
+// tilesOf reads the hashes of the published tree of size entries, each tile once.
 func (l *Log) tilesOf(size int64) tlog.HashReader {
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		return readHashes(indexes, func(id tileID, width int) ([]byte, error) {
-			b, err := readTile(l.dir, id, size)
-			if err == nil && len(b) < width*tlog.HashSize {
-				err = ErrCorrupt
+		out, read := make([]tlog.Hash, len(indexes)), make(map[tileID]subtree)
+		for i, index := range indexes {
+			t := tlog.TileForIndex(tileHeight, index)
+			id := tileID{t.L, t.N}
+			s, ok := read[id]
+			if !ok {
+				var err error
+				if s, err = l.subtreeIn(id, size); err != nil {
+					return nil, err
+				}
+				read[id] = s
 			}
-			return b, err
-		})
+			if out[i], ok = s.at(index); !ok {
+				return nil, ErrCorrupt
+			}
+		}
+		return out, nil
 	})
+}
+
+// maxUpper bounds the tiles in memory: 4 MB, enough for all upper levels of a log of 16,000,000 entries.
+const maxUpper = 1 << 8
+
+// upperTile is a tile above the lowest level, as wide as it was in some tree.
+type upperTile struct {
+	tileID
+	width int
+}
+
+// subtreeIn reads a tile, and keeps those above the lowest level, which every proof goes through.
+func (l *Log) subtreeIn(id tileID, size int64) (subtree, error) {
+	key := upperTile{id, id.widthIn(size)}
+	if id.level > 0 {
+		l.upperMu.Lock()
+		defer l.upperMu.Unlock()
+		if s, ok := l.upper[key]; ok {
+			return s, nil
+		}
+	}
+	b, err := readTile(l.dir, id, size)
+	if err != nil {
+		return subtree{}, err
+	}
+	s := newSubtree(b)
+	if id.level > 0 {
+		if l.upper == nil || len(l.upper) >= maxUpper {
+			l.upper = make(map[upperTile]subtree)
+		}
+		l.upper[key] = s
+	}
+	return s, nil
 }
 
 // entryAt returns entry n, which must be in the log.

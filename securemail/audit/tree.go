@@ -138,3 +138,33 @@ func parseBundle(b []byte) ([][]byte, error) {
 	}
 	return out, nil
 }
+
+// subtree is a tile with all nodes above its hashes: by height, those that are whole.
+type subtree [tileHeight][]tlog.Hash
+
+func newSubtree(tile []byte) subtree {
+	var s subtree
+	s[0] = make([]tlog.Hash, len(tile)/tlog.HashSize)
+	for i := range s[0] {
+		s[0][i] = tlog.Hash(tile[i*tlog.HashSize:])
+	}
+	for h := 1; h < tileHeight; h++ {
+		below := s[h-1]
+		s[h] = make([]tlog.Hash, len(below)/2)
+		for i := range s[h] {
+			s[h][i] = tlog.NodeHash(below[2*i], below[2*i+1])
+		}
+	}
+	return s
+}
+
+// at is tlog's stored hash of that index, which must lie in this tile.
+func (s *subtree) at(index int64) (tlog.Hash, bool) {
+	level, n := tlog.SplitStoredHashIndex(index)
+	h := s[level%tileHeight]
+	n %= tileWidth >> (level % tileHeight)
+	if n >= int64(len(h)) {
+		return tlog.Hash{}, false
+	}
+	return h[n], true
+}
