@@ -45,7 +45,9 @@ func BenchmarkWrapNewScope(b *testing.B) {
 }
 
 func BenchmarkDestroy(b *testing.B) {
-	for name, o := range map[string]*keyring.Options{"at once": nil, "window": {Window: 1 << 50}} {
+	for name, o := range map[string]*keyring.Options{
+		"at once": nil, "window": {Window: 1 << 50}, "window, recorded": {Window: 1 << 50, Outbox: &events{}},
+	} {
 		b.Run(name, func(b *testing.B) {
 			f, n := open(b, ringPath(b), o), 0
 			for b.Loop() {

@@ -23,7 +23,8 @@ const (
 type Options struct {
 	// Window is how long a destroyed scope key may stay in the files, out of reach of this package, until the epoch key is
 	// replaced. Zero: not at all, Destroy replaces it at once, in time linear in the number of scopes (0.2 to 0.5 s for
-	// 1,000,000). Not zero: a Destroy costs one synced append; [File.Run] must run.
+	// 1,000,000). Not zero, as 24 h: a Destroy costs one synced append, whatever their number; Run must run, or Upkeep be
+	// called several times a window. What comes due while neither does is made good when the ring is next opened or changed.
 	Window time.Duration
 	// Remember is how long a destroyed scope is remembered, at about 100 octets of memory each: its keys give ErrDestroyed
 	// and it can't be used again. Zero: for ever. Afterwards its keys give ErrUnknown, and a Wrap makes the scope anew, with

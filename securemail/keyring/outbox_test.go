@@ -401,3 +401,34 @@ func TestIntentOfAnImpatientCaller(t *testing.T) {
 		require.NoError(t, errUnwrap)
 	}
 }
+
+// TestTakenUpByAnotherProcess: a process that starts while another is between intent and act takes the act up; both do it,
+// it happens once, and it is told once.
+func TestTakenUpByAnotherProcess(t *testing.T) {
+	path, out := ringPath(t), &memOutbox{}
+	f := open(t, path, nil)
+	w, err := f.Wrap(t.Context(), []byte("k"), "a")
+	require.NoError(t, err)
+	other := open(t, path, nil)
+	second := &memOutbox{}
+	out.fail = func(e securemail.Event) error {
+		if e.Detail["stage"] != "intent" {
+			return nil
+		}
+		return other.RecordTo(t.Context(), second)
+	}
+	require.NoError(t, f.RecordTo(t.Context(), out))
+	d, err := f.Destroy(t.Context(), "a")
+	require.NoError(t, err)
+	_, err = other.Unwrap(t.Context(), w)
+	require.ErrorIs(t, err, keyring.ErrDestroyed)
+	require.Equal(t, []string{"destroy intent", "destroy done"}, out.told(0))
+	require.Equal(t, out.told(0), second.told(0))
+	for i := range out.events {
+		require.Equal(t, out.events[i].ID, second.events[i].ID)
+		require.Equal(t, out.events[i].Detail["at"], second.events[i].Detail["at"])
+	}
+	require.Equal(t, d.At.Format(time.RFC3339Nano), out.events[1].Detail["at"])
+	require.NoError(t, f.Upkeep(t.Context()))
+	require.Len(t, out.events, 2)
+}
