@@ -26,10 +26,11 @@ func TestClockWasAhead(t *testing.T) {
 		_, err := r.Put(t.Context(), later)
 		require.NoError(t, err)
 		r.pass(-year)
-		require.Empty(t, r.take(r.Queue, 9))
-		r.sweep()
 		var ids []securemail.ParcelID
-		for _, l := range r.take(r.Queue, 9) {
+		early := r.take(r.Queue, 9)
+		require.Len(t, early, 1, "a lease that lasts too long is nobody's")
+		r.sweep()
+		for _, l := range append(early, r.take(r.Queue, 9)...) {
 			ids = append(ids, l.Parcel.ID)
 			require.NoError(t, r.Mark(t.Context(), r.mark(l, securemail.StateDelivered)))
 		}

@@ -41,8 +41,8 @@
 //
 // Slips, headers, bodies, statuses, events and idempotency digests are sealed at rest, each bound to its place, under a
 // data key per submission that the KeyRing wraps under the scope "tenant/" and the tenant. In clear are ids, tenants,
-// states, due times, priorities, labels, counters and lease owners. Contact.Ref and idempotency keys are kept as keyed
-// hashes; their key is wrapped under the scope "queue/index". Header, factors and body go when the parcel ends. Unwrapped
+// states, due times, priorities, labels, counters and lease owners. Contact.Ref, idempotency keys and the recipient's
+// domain are kept as keyed hashes; their key is wrapped under the scope "queue/index". Header, factors and body go when the parcel ends. Unwrapped
 // keys stay in memory for up to ten minutes, so a destroyed scope is closed here that much later at most.
 //
 // # What it does not do

@@ -199,7 +199,8 @@ func (q *Queue) dropBodies(ctx context.Context, tx querier, ids []string) ([]str
 	for _, id := range slices.Compact(ids) {
 		var inRow bool
 		err := tx.QueryRowContext(ctx, q.d.Rebind(`DELETE FROM queue_body WHERE id=?
-			AND NOT EXISTS (SELECT 1 FROM queue_parcel WHERE ended=0 AND body=?) RETURNING sealed IS NOT NULL`), id, id).Scan(&inRow)
+			AND NOT EXISTS (SELECT 1 FROM queue_parcel p WHERE p.submission=queue_body.submission AND p.ended=0 AND p.body=queue_body.id)
+			RETURNING sealed IS NOT NULL`), id).Scan(&inRow)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}

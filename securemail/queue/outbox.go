@@ -255,6 +255,9 @@ func (q *Queue) Forget(ctx context.Context, reader string) error {
 // purgeEvents drops what every reader has acknowledged and is old enough, but for the newest: SQLite would give its number
 // again, and Head names it. Without a reader nothing goes.
 func (q *Queue) purgeEvents(ctx context.Context, now time.Time) error {
+	if err := q.number(ctx); err != nil { // else the newest that has a number stays too
+		return err
+	}
 	seq := q.seqColumn()
 	for {
 		ids, err := q.strings(ctx, q.db, "SELECT e.id FROM queue_event e WHERE "+seq+

@@ -275,7 +275,7 @@ func checkBatch(b *securemail.Batch) error {
 }
 
 const parcelColumns = `id, submission, tenant, state, priority, not_before, due, ended, ref, body, slip, letter, status,
-	attempt, rev, lease_owner, lease_epoch, lease_until`
+	attempt, rev, lease_owner, lease_epoch, lease_until, lane`
 
 func (q *Queue) packParcel(w *packed, p *securemail.Parcel, body string) error {
 	id := string(p.ID)
@@ -291,7 +291,7 @@ func (q *Queue) packParcel(w *packed, p *securemail.Parcel, body string) error {
 	due := max(micros(p.Submitted), notBefore, 1)
 	w.parcels = append(w.parcels, []any{
 		id, p.Submission, w.b.Tenant, string(securemail.StateAccepted), int64(p.Priority), notBefore, due, int64(0),
-		q.ref(&p.Slip), body, slip, let, nil, 0, 0, "", 0, 0,
+		q.ref(&p.Slip), body, slip, let, nil, 0, 0, "", 0, 0, q.lane(&p.Slip),
 	})
 	w.label(&p.Slip)
 	return nil
@@ -309,7 +309,7 @@ func (q *Queue) packRefused(w *packed, s *securemail.Status) error {
 	}
 	w.parcels = append(w.parcels, []any{
 		id, s.Submission, w.b.Tenant, string(s.State), int64(s.Priority), int64(0), int64(0), micros(q.o.Now()),
-		q.ref(&s.Slip), "", slip, nil, status, 0, 0, "", 0, 0,
+		q.ref(&s.Slip), "", slip, nil, status, 0, 0, "", 0, 0, 0,
 	})
 	w.label(&s.Slip)
 	return nil

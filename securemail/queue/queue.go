@@ -71,6 +71,7 @@ type Queue struct {
 	keys   cache[*dataKey]
 	bodies cache[*securemail.Message]
 	opened cache[openedEvent]
+	turns  turns
 
 	mu    sync.Mutex // guards what follows
 	wake  chan struct{}

@@ -38,6 +38,7 @@ type row struct {
 	attempt, rev                        int64
 	notBefore, leaseEpoch, leaseUntil   int64
 	opened                              int64
+	priority, due                       int64 // of what was just leased
 }
 
 const rowColumns = `p.id, p.submission, p.tenant, p.state, p.body, p.slip, p.letter, p.status, k.wrapped,

@@ -208,7 +208,7 @@ func (q *Queue) dropSubmissions(ctx context.Context, tx *sql.Tx, ids []string) e
 func (q *Queue) purgeBodies(ctx context.Context, _ time.Time) error {
 	for {
 		ids, err := q.strings(ctx, q.db, `SELECT b.id FROM queue_body b WHERE NOT EXISTS
-			(SELECT 1 FROM queue_parcel p WHERE p.ended=0 AND p.body=b.id) LIMIT ?`, sweepPage)
+			(SELECT 1 FROM queue_parcel p WHERE p.submission=b.submission AND p.ended=0 AND p.body=b.id) LIMIT ?`, sweepPage)
 		if err != nil || len(ids) == 0 {
 			return err
 		}

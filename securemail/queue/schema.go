@@ -10,6 +10,7 @@ package queue
 //   - queue_parcel: slip, letter (header and factors) and status are sealed; letter goes when the parcel ends, and so does
 //     the body that it names when no open parcel names it. ended is 0 while the parcel is open. due is 0 where nothing happens by itself. lease_epoch is 0 where it is not leased. rev counts changes.
 //     opened is when the recipient first read it; it is outside status, which the worker that delivers writes meanwhile.
+//     lane is a keyed hash of the recipient's domain, for turns (fair.go); 0 for what was accepted before there were lanes.
 //   - queue_event: pos is the order of writing. On SQLite, which has one writer at a time, that is the order of commits and
 //     so the event's number; it does not repeat, since the newest event is never purged. On PostgreSQL it is not: a reader gives seq to what is committed, under a lock (outbox.go).
 //   - queue_reader: the cursor of each reader of events.
@@ -83,4 +84,14 @@ CREATE INDEX queue_event_key ON queue_event (data_key);
 CREATE TABLE queue_reader (
 	name TEXT PRIMARY KEY,
 	seq {int} NOT NULL);
+`, `
+ALTER TABLE queue_parcel ADD COLUMN lane {int} NOT NULL DEFAULT 0;
+DROP INDEX queue_parcel_due;
+DROP INDEX queue_parcel_lease;
+DROP INDEX queue_parcel_submission;
+DROP INDEX queue_parcel_body;
+CREATE INDEX queue_parcel_due ON queue_parcel (priority, due) WHERE due>0 AND lease_epoch=0;
+CREATE INDEX queue_parcel_lane ON queue_parcel (priority, tenant, lane, due) WHERE due>0 AND lease_epoch=0;
+CREATE INDEX queue_parcel_lease ON queue_parcel (priority, lease_until) WHERE lease_epoch>0;
+CREATE INDEX queue_parcel_submission ON queue_parcel (submission, ended, body);
 `}

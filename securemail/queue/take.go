@@ -4,12 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/postseal/postseal/internal/sqldb"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -19,8 +17,9 @@ const (
 	inOneList = 500              // ids in one IN (...)
 )
 
-// Take implements [securemail.Queue]. It leases up to max parcels, at most 500, that are due at now: higher priority first,
-// then the one that has been due longest. Parcels that a lost worker held come back the same way. While it waits it
+// Take implements [securemail.Queue]. It leases up to max parcels, at most 500, that are due at now: higher priority
+// first, and in each what a lost worker held first. Then tenants have turns, and so have the domains of a tenant's
+// recipients, so that one's backlog keeps nobody else waiting; within a domain the one that has been due longest is first. While it waits it
 // notices a Put of this process at once, and another's commit within a quarter of a second, or at once through
 // [Options].Listen. A parcel whose stored bytes are damaged is not handed out: it is held, or stays uncertain where it may
 // have left, with an event of Detail "rule": "corrupt". One whose key can't be had is tried again in half a minute; only
@@ -53,51 +52,22 @@ func (q *Queue) Take(ctx context.Context, now time.Time, max int, wait time.Dura
 
 func (q *Queue) takeDue(ctx context.Context, now time.Time, max int) ([]*securemail.Lease, error) {
 	// Most looks find nothing; they should not cost a write transaction.
-	ids, err := q.due(ctx, q.db, now, min(max, 1))
-	if err == nil && len(ids) > 0 {
-		err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			if ids, err = q.due(ctx, tx, now, max); err != nil {
-				return err
-			}
-			return q.lease(ctx, tx, ids)
-		})
+	found, err := q.anyDue(ctx, now)
+	if err != nil || !found || max <= 0 {
+		return nil, failed("take", err)
 	}
+	var c *claim
+	err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		c = &claim{q: q, db: q.d.Prepared(tx), now: micros(now), left: max}
+		return c.all(ctx)
+	})
 	if err != nil {
 		return nil, failed("take", err)
 	}
-	if len(ids) == 0 {
+	if len(c.rows) == 0 {
 		return nil, nil
 	}
-	return q.load(context.WithoutCancel(ctx), ids)
-}
-
-// due selects, one priority after the other, so that parcels of a high priority that are due later cost nothing.
-func (q *Queue) due(ctx context.Context, db querier, now time.Time, max int) ([]string, error) {
-	lock := ""
-	if _, ok := db.(*sql.Tx); ok && q.d.Dialect == sqldb.Postgres {
-		lock = " FOR UPDATE SKIP LOCKED"
-	}
-	var ids []string
-	below := int64(math.MaxInt8 + 1)
-	for len(ids) < max {
-		var prio sql.NullInt64
-		err := db.QueryRowContext(ctx, q.d.Rebind("SELECT max(priority) FROM queue_parcel WHERE due>0 AND priority<?"), below).Scan(&prio)
-		if err != nil {
-			return nil, err
-		}
-		if !prio.Valid {
-			break
-		}
-		below = prio.Int64
-		more, err := q.strings(ctx, db, `SELECT id FROM queue_parcel WHERE due>0 AND priority=? AND due<=?
-			AND (lease_until<=? OR lease_until>?) ORDER BY due, id LIMIT ?`+lock,
-			below, micros(now), micros(q.o.Now()), micros(q.o.Now().Add(wrongClock)), max-len(ids))
-		if err != nil {
-			return nil, err
-		}
-		ids = append(ids, more...)
-	}
-	return ids, nil
+	return q.load(context.WithoutCancel(ctx), c.rows)
 }
 
 // strings reads a query of one column.
@@ -118,26 +88,14 @@ func (q *Queue) strings(ctx context.Context, db querier, query string, args ...a
 	return out, rs.Err()
 }
 
-func (q *Queue) lease(ctx context.Context, tx *sql.Tx, ids []string) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	args := anys([]any{q.owner(), q.epoch, micros(q.o.Now().Add(q.o.Lease))}, ids)
-	_, err := q.exec(ctx, tx, `UPDATE queue_parcel SET attempt=attempt+1, rev=rev+1, lease_owner=?, lease_epoch=?, lease_until=?
-		WHERE id IN (`+marks(len(ids))+`)`, args...)
-	return err
-}
-
 // token is the fence: the epoch of the Queue that took the lease, and the attempt.
 func token(epoch, attempt int64) string { return fmt.Sprintf("%d.%d", epoch, attempt) }
 
-// load reads what was leased. Errors here leave the leases to run out.
-func (q *Queue) load(ctx context.Context, ids []string) ([]*securemail.Lease, error) {
-	rows, err := q.rows(ctx, q.db, " WHERE p.id IN ("+marks(len(ids))+")", anys(nil, ids)...)
-	if err != nil {
-		return nil, failed("read parcels", err)
+// load opens what was leased. Errors here leave the leases to run out.
+func (q *Queue) load(ctx context.Context, rows []*row) ([]*securemail.Lease, error) {
+	if err := q.loadKeys(ctx, rows); err != nil {
+		return nil, failed("read keys", err)
 	}
-	slices.SortFunc(rows, func(a, b *row) int { return slices.Index(ids, a.id) - slices.Index(ids, b.id) })
 	bodies, err := q.loadBodies(ctx, rows)
 	if err != nil {
 		return nil, failed("read bodies", err)
@@ -159,6 +117,35 @@ func (q *Queue) load(ctx context.Context, ids []string) ([]*securemail.Lease, er
 		}
 	}
 	return ls, first
+}
+
+// loadKeys reads the wrapped key of each of rows.
+func (q *Queue) loadKeys(ctx context.Context, rows []*row) error {
+	wrapped := make(map[string][]byte)
+	var need []string
+	for _, r := range rows {
+		if _, ok := wrapped[r.submission]; !ok {
+			wrapped[r.submission] = nil
+			need = append(need, r.submission)
+		}
+	}
+	rs, err := q.db.QueryContext(ctx, q.d.Rebind("SELECT id, wrapped FROM queue_key WHERE id IN ("+marks(len(need))+")"), anys(nil, need)...)
+	if err != nil {
+		return err
+	}
+	defer rs.Close()
+	for rs.Next() {
+		var id string
+		var w []byte
+		if err := rs.Scan(&id, &w); err != nil {
+			return err
+		}
+		wrapped[id] = w
+	}
+	for _, r := range rows {
+		r.wrapped = wrapped[r.submission]
+	}
+	return rs.Err()
 }
 
 // loadBodies reads each body of rows that is not in memory once.
@@ -201,6 +188,9 @@ func (q *Queue) readBodies(ctx context.Context, ids []string, out map[string]*st
 }
 
 func (q *Queue) openLease(ctx context.Context, r *row, bodies map[string]*stored) (*securemail.Lease, error) {
+	if r.wrapped == nil {
+		return nil, &CorruptError{Part: "key", ID: r.submission, Err: sql.ErrNoRows}
+	}
 	k, err := q.openKey(ctx, r.submission, r.wrapped)
 	if err != nil {
 		return nil, err
