@@ -162,7 +162,7 @@ func (c *claim) onePriority(ctx context.Context, priority int64) error {
 func (c *claim) turnsOf(ctx context.Context, priority int64) error {
 	n := min(maxTenants, c.left)
 	last, ok := c.q.turns.lastTenant(priority)
-	tenants, err := round(ctx, c, "tenant", n, last, ok, []any{priority})
+	tenants, err := round(ctx, c, walk[string]{"tenant", n, last, ok, []any{priority}})
 	if err != nil {
 		return err
 	}
@@ -181,7 +181,7 @@ func (c *claim) turnsIn(ctx context.Context, k turn, share, visits int) error {
 		return nil
 	}
 	last, ok := c.q.turns.lastLane(k)
-	lanes, err := round(ctx, c, "lane", min(share, visits), last, ok, []any{k.priority, k.tenant})
+	lanes, err := round(ctx, c, walk[int64]{"lane", min(share, visits), last, ok, []any{k.priority, k.tenant}})
 	if err != nil {
 		return err
 	}
@@ -213,34 +213,46 @@ type stop[T any] struct {
 	due bool
 }
 
-// round lists up to n values of column behind last, and then from the beginning up to last, under the values of the columns
-// before it in the index.
-func round[T any](ctx context.Context, c *claim, column string, n int, last T, ok bool, before []any) ([]stop[T], error) {
-	if !ok {
-		return hop[T](ctx, c, column, n, before, "")
+// walk goes over up to n values of column, under the values of the columns before it in the index.
+type walk[T any] struct {
+	column string
+	n      int
+	last   T // where the one before it stopped, if any did
+	began  bool
+	before []any
+}
+
+// round goes on behind last, and then from the beginning up to last.
+func round[T any](ctx context.Context, c *claim, w walk[T]) ([]stop[T], error) {
+	if !w.began {
+		return hop(ctx, c, w, "")
 	}
-	out, err := hop[T](ctx, c, column, n, before, " AND "+column+">?", last)
-	if err != nil || len(out) >= n {
+	out, err := hop(ctx, c, w, ">", w.last)
+	if w.n -= len(out); err != nil || w.n <= 0 {
 		return out, err
 	}
-	again, err := hop[T](ctx, c, column, n-len(out), before, " AND "+column+"<=?", last)
+	again, err := hop(ctx, c, w, "<=", w.last)
 	return append(out, again...), err
 }
 
 // hop leads from one value of column to the next by one look-up in the index each, where a DISTINCT would read all rows.
-func hop[T any](ctx context.Context, c *claim, column string, n int, before []any, beyond string, args ...any) ([]stop[T], error) {
+func hop[T any](ctx context.Context, c *claim, w walk[T], side string, from ...any) ([]stop[T], error) {
+	beyond := ""
+	if side != "" {
+		beyond = " AND " + w.column + side + "?"
+	}
 	where := waiting + " AND priority=?"
-	if len(before) > 1 {
+	if len(w.before) > 1 {
 		where += " AND tenant=?"
 	}
-	all := append(slices.Clone(before), args...)
+	all := append(slices.Clone(w.before), from...)
 	query := fmt.Sprintf(`WITH RECURSIVE hop(at, n) AS (
 		SELECT (SELECT min(%[1]s) FROM queue_parcel WHERE %[2]s%[3]s), 1
 		UNION ALL
 		SELECT (SELECT min(%[1]s) FROM queue_parcel WHERE %[2]s%[3]s AND %[1]s>hop.at), n+1 FROM hop WHERE at IS NOT NULL AND n<?)
 		SELECT at, EXISTS (SELECT 1 FROM queue_parcel WHERE %[2]s AND %[1]s=hop.at AND due<=?) FROM hop WHERE at IS NOT NULL ORDER BY n`,
-		column, where, beyond)
-	args = slices.Concat(all, all, []any{n}, before, []any{c.now})
+		w.column, where, beyond)
+	args := slices.Concat(all, all, []any{w.n}, w.before, []any{c.now})
 	rs, err := c.db.QueryContext(ctx, c.q.d.Rebind(query), args...)
 	if err != nil {
 		return nil, err
