@@ -133,7 +133,7 @@ func kill(t *testing.T) {
 	wrapped, destroyed, destroying := map[string]string{}, map[string]bool{}, map[string]bool{}
 	deadline := time.Now().Add(killing)
 	rounds := 0
-	for ; rounds < 60 && time.Now().Before(deadline); rounds++ {
+	for ; rounds < 60 && (time.Now().Before(deadline) || len(destroyed) == 0); rounds++ {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "KEYRING_CHILD="+path)
 		if rounds%2 == 1 {
