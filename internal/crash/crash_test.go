@@ -1,192 +1,82 @@
-package crash_test
+package main
 
 import (
-	"bufio"
-	"context"
-	"crypto/x509"
-	"encoding/pem"
-	"errors"
-	"fmt"
-	"log/slog"
-	"math/rand/v2"
-	"net"
+	"bytes"
+	"encoding/json"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/postseal/postseal/internal/dnspeer"
-	"github.com/postseal/postseal/internal/smtppeer"
-	"github.com/postseal/postseal/securemail"
-	"github.com/postseal/postseal/securemail/preset"
-	"github.com/postseal/postseal/transport/smtp"
 )
 
-const (
-	kills  = 15
-	envDir = "POSTSEAL_CRASH_DIR"
-)
-
-// The child is this test binary again, told by its environment.
+// TestMain lets the test binary be the child, as the command is.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(envDir); dir != "" {
-		if err := child(dir, os.Getenv("POSTSEAL_CRASH_DNS"), os.Getenv("POSTSEAL_CRASH_MX"), os.Getenv("POSTSEAL_CRASH_MODE")); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	if os.Getenv(envChild) != "" {
+		os.Exit(childMain())
 	}
 	os.Exit(m.Run())
-}
-
-// child opens the system and works until it is killed; in mode "finish" until nothing is left.
-func child(dir, dns, mx, mode string) error {
-	ctx := context.Background()
-	ca, err := os.ReadFile(filepath.Join(dir, "ca.pem"))
-	if err != nil {
-		return err
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	resolver, err := smtp.DNS(dns, nil)
-	if err != nil {
-		return err
-	}
-	var dial net.Dialer
-	s, err := preset.Open(ctx, filepath.Join(dir, "mail.db"), &preset.Options{
-		Owner: "crash", Logger: slog.New(slog.DiscardHandler),
-		SMTP: &smtp.Options{RootCAs: roots, Resolver: resolver, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dial.DialContext(ctx, network, mx)
-		}},
-	})
-	if err != nil {
-		return err
-	}
-	if mode == "finish" {
-		return errors.Join(finish(ctx, s), s.Close())
-	}
-	go func() { _ = s.Run(ctx) }()
-	var wg sync.WaitGroup
-	for w := range 4 {
-		wg.Go(func() {
-			for i := range 100_000 {
-				subject := fmt.Sprintf("n-%d-%d-%d", os.Getpid(), w, i)
-				sub, err := s.Send(ctx, draft(subject, i%7 == 0))
-				if err != nil {
-					fmt.Fprintln(os.Stderr, err)
-					os.Exit(1)
-				}
-				// Only what the parent has read counts as accepted: the line leaves after Send returned.
-				fmt.Printf("%s %s\n", subject, sub.Parcels[0].ID)
-			}
-		})
-	}
-	wg.Wait()
-	return nil
-}
-
-// draft is small, or too large for a row, so that its body is a blob.
-func draft(subject string, large bool) *securemail.Draft {
-	text := "small\n"
-	if large {
-		text = strings.Repeat("A line of a large message that does not fit into a row.\n", 2000)
-	}
-	return &securemail.Draft{
-		From: securemail.Mailbox("clinic@example.org"), To: securemail.To("anna@x.test"), Subject: subject, Text: text,
-		Purpose: securemail.PurposeTreatment,
-	}
-}
-
-// finish delivers what is left; what is uncertain is delivered again by order, as a person would after looking.
-func finish(ctx context.Context, s *preset.System) error {
-	for range 200 {
-		if _, err := s.RunDue(ctx); err != nil {
-			return err
-		}
-		open := 0
-		for st, err := range s.Find(ctx, securemail.Query{}) {
-			if err != nil {
-				return err
-			}
-			if st.State == securemail.StateUncertain {
-				fmt.Printf("uncertain %s\n", st.ID)
-				if err := s.Order(ctx, securemail.Retry, st.ID); err != nil {
-					return err
-				}
-			}
-			if !st.State.Final() {
-				open++
-			}
-		}
-		if open == 0 {
-			return s.Ledger.Check(ctx)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return errors.New("parcels are left")
 }
 
 func TestKillNine(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short")
 	}
-	dir := t.TempDir()
-	cert := smtppeer.SelfSigned("mx.test")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "ca.pem"),
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}), 0o600))
-	peer, err := smtppeer.Start(smtppeer.Options{Hostname: "mx.test", TLS: smtppeer.ServerConfig(cert)})
+	var out, errOut bytes.Buffer
+	code := run(t.Context(), []string{"-rounds", "16", "-json"}, &out, &errOut)
+	require.Zero(t, code, errOut.String()+out.String())
+	var r result
+	require.NoError(t, json.Unmarshal(out.Bytes(), &r))
+	require.Equal(t, 16, r.Rounds)
+	require.Positive(t, r.Accepted)
+	require.Positive(t, r.Arrived)
+	require.Positive(t, r.Events)
+	require.Positive(t, r.RestartMax)
+}
+
+// TestCountFindsFaults: each number is about something.
+func TestCountFindsFaults(t *testing.T) {
+	w, err := startWorld(t.TempDir())
 	require.NoError(t, err)
-	defer peer.Close()
-	dns, err := dnspeer.Start(dnspeer.Zone{"x.test": {"MX 10 mx.test."}, "mx.test": {"A 127.0.0.1"}})
-	require.NoError(t, err)
-	defer dns.Close()
-	command := func(mode string) *exec.Cmd {
-		c := exec.Command(os.Args[0])
-		c.Env = append(os.Environ(), envDir+"="+dir, "POSTSEAL_CRASH_DNS="+dns.Addr(), "POSTSEAL_CRASH_MX="+peer.Addr(), "POSTSEAL_CRASH_MODE="+mode)
-		c.Stderr = os.Stderr
-		return c
+	defer w.close()
+	for name, c := range map[string]struct {
+		state              string
+		kinds              []string
+		lost, unreported   int
+		unproved, events   int
+		uncertain, arrived int
+	}{
+		"gone":                     {"", nil, 1, 1, 0, 0, 0, 0},
+		"waits":                    {"accepted", []string{"accepted"}, 1, 0, 0, 1, 0, 0},
+		"delivered, and not there": {"delivered", []string{"accepted", "attempting", "delivered"}, 1, 0, 0, 3, 0, 0},
+		"held":                     {"held", []string{"accepted", "held"}, 0, 0, 0, 2, 0, 0},
+		"ended without an event":   {"bounced", []string{"accepted"}, 0, 1, 0, 1, 0, 0},
+		"not in the log":           {"held", []string{"accepted", "held"}, 0, 1, 1, 2, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := (&runner{w: w, accepted: map[string]string{"a@good.test": "p"}}).count(&left{
+				state: map[string]string{"p": c.state}, kinds: map[string][]string{"p": c.kinds}, unproved: c.unproved, events: c.events,
+			})
+			require.Equal(t, c.lost, r.Lost)
+			require.Equal(t, c.unreported, r.Unreported)
+			require.Equal(t, c.lost+c.unreported == 0, r.holds())
+		})
 	}
-	accepted := make(map[string]string) // subject to parcel
-	for range kills {
-		c := command("")
-		lines, err := c.StdoutPipe()
-		require.NoError(t, err)
-		require.NoError(t, c.Start())
-		time.AfterFunc(time.Duration(150+rand.IntN(350))*time.Millisecond, func() { _ = c.Process.Kill() })
-		for s := bufio.NewScanner(lines); s.Scan(); {
-			if subject, id, ok := strings.Cut(s.Text(), " "); ok && len(id) == 26 {
-				accepted[subject] = id
-			}
-		}
-		require.ErrorContains(t, c.Wait(), "killed")
+}
+
+func TestCalledWrongly(t *testing.T) {
+	t.Setenv("POSTSEAL_PG_DSN", "")
+	for _, args := range []string{"-rounds 0", "-db oracle", "-db postgres", "rest", "-nosuch"} {
+		var out, errOut bytes.Buffer
+		require.Equal(t, 2, run(t.Context(), strings.Fields(args), &out, &errOut), args)
+		require.Empty(t, out.String())
+		require.NotEmpty(t, errOut.String())
 	}
-	require.NotEmpty(t, accepted)
-	out, err := command("finish").Output()
-	require.NoError(t, err)
-	uncertain := make(map[string]bool)
-	for line := range strings.Lines(string(out)) {
-		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "uncertain "); ok {
-			uncertain[id] = true
-		}
-	}
-	arrived := make(map[string]int)
-	for _, m := range peer.Messages() {
-		_, rest, _ := strings.Cut(string(m.Data), "\r\nSubject: ")
-		subject, _, _ := strings.Cut(rest, "\r\n")
-		arrived[subject]++
-	}
-	twice := 0
-	for subject, id := range accepted {
-		require.NotZero(t, arrived[subject], "lost")
-		if arrived[subject] > 1 {
-			twice++
-			require.True(t, uncertain[id], "arrived twice and was never reported to be uncertain")
-		}
-	}
-	t.Logf("%d kills: %d accepted, all arrived; %d uncertain, %d arrived twice", kills, len(accepted), len(uncertain), twice)
+}
+
+func TestPrint(t *testing.T) {
+	var out bytes.Buffer
+	(&result{Rounds: 3, Lost: 1}).print(&out, false)
+	require.Contains(t, out.String(), "rounds          3\n")
+	require.Contains(t, out.String(), "lost            1\n")
 }
