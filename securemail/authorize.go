@@ -2,6 +2,7 @@ package securemail
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -63,6 +64,9 @@ func (m *Mailer) caller(ctx context.Context) (context.Context, Actor, Tenant, er
 func (m *Mailer) may(ctx context.Context, act Action, kind string, ids ...string) (context.Context, Actor, Tenant, error) {
 	ctx, a, t, err := m.caller(ctx)
 	if err != nil {
+		if errors.Is(err, ErrDenied) || errors.Is(err, ErrTenant) {
+			m.denied(ctx, a, act, kind, firstID(ids), whyCaller)
+		}
 		return ctx, a, t, err
 	}
 	if len(ids) == 0 {
@@ -70,6 +74,9 @@ func (m *Mailer) may(ctx context.Context, act Action, kind string, ids ...string
 	}
 	for _, id := range ids {
 		if err := m.c.Authorizer.Authorize(ctx, a, act, Resource{Tenant: a.Tenant, Kind: kind, ID: id}); err != nil {
+			if errors.Is(err, ErrDenied) {
+				m.denied(ctx, a, act, kind, id, whyOf(err))
+			}
 			return ctx, a, t, fmt.Errorf("securemail: %s: %w", act, err)
 		}
 	}

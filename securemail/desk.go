@@ -19,12 +19,14 @@ func (m *Mailer) Find(ctx context.Context, q Query) iter.Seq2[Status, error] {
 			err = errNoDesk
 		}
 		if err == nil && q.Tenant != "" && q.Tenant != a.Tenant {
+			m.denied(ctx, a, actStatus, "parcel", "", whyTenant)
 			err = fmt.Errorf("securemail: find: %w", ErrTenant)
 		}
 		if err != nil {
 			yield(Status{}, err)
 			return
 		}
+		m.granted(ctx, a, actStatus, "parcel", selected(q))
 		q.Tenant = a.Tenant
 		for st, err := range m.desk.Find(ctx, q) {
 			if !yield(st, err) {
@@ -32,6 +34,14 @@ func (m *Mailer) Find(ctx context.Context, q Query) iter.Seq2[Status, error] {
 			}
 		}
 	}
+}
+
+// selected names the one thing that q asks about, "" where it is a search.
+func selected(q Query) string {
+	if len(q.IDs) == 1 {
+		return string(q.IDs[0])
+	}
+	return q.Submission
 }
 
 // Order tells the queue what to do with parcels of the caller's tenant; all or none. ErrFinal: one of them already ended,
@@ -51,7 +61,11 @@ func (m *Mailer) Order(ctx context.Context, o Order, ids ...ParcelID) error {
 	if o < Cancel || o > Retry || len(ids) == 0 {
 		return errors.New("securemail: order: unknown order or no parcel")
 	}
-	return m.desk.Order(ctx, o, a.Tenant, ids...)
+	err = m.desk.Order(ctx, o, a.Tenant, ids...)
+	if errors.Is(err, ErrTenant) {
+		m.denied(ctx, a, actOrder, "parcel", firstID(names), whyTenant)
+	}
+	return err
 }
 
 // Replace sends d and cancels what q selects and has not left yet. Where d is faulty, may not be sent, is refused for every

@@ -32,6 +32,7 @@ type Mailer struct {
 	desk       Desk    // nil: the Queue can't be looked into
 	readers    []reader
 	archived   *recent
+	accesses   *accesses
 
 	mu      sync.Mutex // guards what follows
 	running int        // calls of Run and RunDue under way
@@ -39,6 +40,7 @@ type Mailer struct {
 	warned  bool       // the backlog warning was logged
 	// admitted: the Ledger has found the Outbox as new as it should be.
 	admitted bool
+	policy  string     // the name of the Policy, as it was recorded
 }
 
 // reader is one Sink and the name of its cursor.
@@ -49,7 +51,7 @@ type reader struct {
 
 // New checks c and makes a Mailer of it. The error joins every fault of c; the Mailer is then nil.
 func New(c Config) (*Mailer, error) {
-	m := &Mailer{c: c, encryptors: make(map[Method]Encryptor), archived: newRecent(4096)}
+	m := &Mailer{c: c, encryptors: make(map[Method]Encryptor), archived: newRecent(4096), accesses: newAccesses()}
 	if err := errors.Join(m.required(), m.takeEncryptors(), m.checkPolicy(), m.takeReaders(), m.checkParts(), m.checkNumbers()); err != nil {
 		return nil, err
 	}

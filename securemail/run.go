@@ -28,6 +28,7 @@ func (m *Mailer) Run(ctx context.Context) error {
 		return err
 	}
 	defer m.served()()
+	m.policyInForce(ctx)
 	taking, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	parts, stopParts := context.WithCancel(context.WithoutCancel(ctx))
@@ -44,6 +45,7 @@ func (m *Mailer) Run(ctx context.Context) error {
 	for _, r := range m.readers {
 		feeders.Go(func() { m.feed(feeding, r) })
 	}
+	feeders.Go(func() { m.recordAlways(feeding) })
 	m.takeAll(taking)
 	stopFeeding()
 	feeders.Wait()
@@ -65,6 +67,7 @@ func (m *Mailer) RunDue(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	defer m.served()()
+	m.policyInForce(ctx)
 	now, n := m.c.Now().Round(0), 0
 	stopBeat := m.heartbeat(ctx)
 	var errs []error
@@ -88,6 +91,7 @@ func (m *Mailer) RunDue(ctx context.Context) (int, error) {
 		n += len(ls)
 	}
 	stopBeat()
+	m.recordAccesses(ctx)
 	for _, r := range m.readers {
 		if err := m.feedAll(ctx, r); err != nil {
 			errs = append(errs, err)

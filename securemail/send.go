@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"mime"
 	"slices"
 	"strings"
 	"sync"
@@ -96,6 +97,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 		return nil, &DraftError{[]Fault{{"Draft", "required"}}}
 	}
 	if d.Purpose == PurposeSystem && a.Kind != "part" {
+		m.denied(ctx, a, actSend, "submission", "", whyPurpose)
 		return nil, fmt.Errorf("securemail: purpose system: %w", ErrDenied)
 	}
 	shared, each, err := m.messages(d)
@@ -107,6 +109,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 		return nil, err
 	}
 	if d.Purpose != PurposeSystem && slices.ContainsFunc(claims(d, from, firstOf(shared, each)), tenant.mayNotWriteAs) {
+		m.denied(ctx, a, actSend, "submission", "", whyAuthor)
 		return nil, fmt.Errorf("securemail: author: %w", ErrTenant)
 	}
 	b := &Batch{Tenant: a.Tenant, Key: d.Key, Submission: newID(m.c.Now())}
@@ -235,11 +238,25 @@ func (m *Mailer) parcels(d *Draft, slip Slip, shared *Message, each []*Message) 
 	return ps
 }
 
+// returnPath is where bounces go: for a report of our own nowhere, so that no report can answer a report (RFC 3464
+// section 2, RFC 5321 section 4.5.5).
 func (m *Mailer) returnPath(p *Parcel) Address {
+	if p.Purpose == PurposeSystem && isReport(p.Message) {
+		return Address{}
+	}
 	if p.ReturnPath == (Address{}) && m.c.ReturnPath != nil {
 		return m.c.ReturnPath(p)
 	}
 	return orDefault(p.ReturnPath, p.From.Address)
+}
+
+func isReport(m *Message) bool {
+	types := m.Header("Content-Type")
+	if len(types) != 1 {
+		return false
+	}
+	t, _, err := mime.ParseMediaType(types[0])
+	return err == nil && t == "multipart/report"
 }
 
 // fill asks the Gates and sorts the parcels into accepted and refused, with their events.
