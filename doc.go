@@ -16,6 +16,7 @@
 //	securemail                   nouns, every central interface, Mailer
 //	securemail/policy            rules: which protection, in which order, with which floor
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
+//	securemail/notice            tells senders and offices what was not delivered, without PHI
 //	securemail/audit             tamper-evident log of decisions and receipts
 //	securemail/audit/timestamp   time stamps on the log's checkpoints (RFC 3161)
 //	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)

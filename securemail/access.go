@@ -70,22 +70,22 @@ func whyOf(err error) string {
 	return whyAuthorizer
 }
 
-// denied records that a may not do act.
-func (m *Mailer) denied(ctx context.Context, a Actor, act Action, resource, id, why string) {
-	k := accessKey{kindDenied, a.Tenant, a.ID, a.Kind, a.Auth.Session, act, resource, "", why}
-	m.access(ctx, k, a, id)
+// denied records that a may not do act to r.
+func (m *Mailer) denied(ctx context.Context, a Actor, act Action, r Resource, why string) {
+	k := accessKey{kindDenied, a.Tenant, a.ID, a.Kind, a.Auth.Session, act, r.Kind, "", why}
+	m.access(ctx, k, a, r.ID)
 }
 
-// granted records that a read statuses. The library's own parts are not recorded: what they do has events.
-func (m *Mailer) granted(ctx context.Context, a Actor, act Action, resource, id string) {
+// granted records that a read statuses: of a Submission or parcel, or of many where r has no ID. The library's own parts are not recorded: what they do has events.
+func (m *Mailer) granted(ctx context.Context, a Actor, act Action, r Resource) {
 	if a.Kind == "part" {
 		return
 	}
-	k := accessKey{kindAccess, a.Tenant, a.ID, a.Kind, a.Auth.Session, act, resource, id, ""}
 	if a.Kind == "service" {
-		k.id, id = "", ""
+		r.ID = ""
 	}
-	m.access(ctx, k, a, id)
+	k := accessKey{kindAccess, a.Tenant, a.ID, a.Kind, a.Auth.Session, act, r.Kind, r.ID, ""}
+	m.access(ctx, k, a, r.ID)
 }
 
 func (m *Mailer) access(ctx context.Context, k accessKey, a Actor, id string) {

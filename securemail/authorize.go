@@ -65,7 +65,7 @@ func (m *Mailer) may(ctx context.Context, act Action, kind string, ids ...string
 	ctx, a, t, err := m.caller(ctx)
 	if err != nil {
 		if errors.Is(err, ErrDenied) || errors.Is(err, ErrTenant) {
-			m.denied(ctx, a, act, kind, firstID(ids), whyCaller)
+			m.denied(ctx, a, act, Resource{Kind: kind, ID: firstID(ids)}, whyCaller)
 		}
 		return ctx, a, t, err
 	}
@@ -75,7 +75,7 @@ func (m *Mailer) may(ctx context.Context, act Action, kind string, ids ...string
 	for _, id := range ids {
 		if err := m.c.Authorizer.Authorize(ctx, a, act, Resource{Tenant: a.Tenant, Kind: kind, ID: id}); err != nil {
 			if errors.Is(err, ErrDenied) {
-				m.denied(ctx, a, act, kind, id, whyOf(err))
+				m.denied(ctx, a, act, Resource{Kind: kind, ID: id}, whyOf(err))
 			}
 			return ctx, a, t, fmt.Errorf("securemail: %s: %w", act, err)
 		}

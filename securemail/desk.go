@@ -19,14 +19,14 @@ func (m *Mailer) Find(ctx context.Context, q Query) iter.Seq2[Status, error] {
 			err = errNoDesk
 		}
 		if err == nil && q.Tenant != "" && q.Tenant != a.Tenant {
-			m.denied(ctx, a, actStatus, "parcel", "", whyTenant)
+			m.denied(ctx, a, actStatus, Resource{Kind: "parcel"}, whyTenant)
 			err = fmt.Errorf("securemail: find: %w", ErrTenant)
 		}
 		if err != nil {
 			yield(Status{}, err)
 			return
 		}
-		m.granted(ctx, a, actStatus, "parcel", selected(q))
+		m.granted(ctx, a, actStatus, Resource{Kind: "parcel", ID: selected(q)})
 		q.Tenant = a.Tenant
 		for st, err := range m.desk.Find(ctx, q) {
 			if !yield(st, err) {
@@ -63,7 +63,7 @@ func (m *Mailer) Order(ctx context.Context, o Order, ids ...ParcelID) error {
 	}
 	err = m.desk.Order(ctx, o, a.Tenant, ids...)
 	if errors.Is(err, ErrTenant) {
-		m.denied(ctx, a, actOrder, "parcel", firstID(names), whyTenant)
+		m.denied(ctx, a, actOrder, Resource{Kind: "parcel", ID: firstID(names)}, whyTenant)
 	}
 	return err
 }

@@ -31,6 +31,38 @@
 //
 // The built-in Authorizer allows the first three in the Actor's own tenant and asks the role "admin" for everything else.
 //
+// # Events that nobody asked for
+//
+// Beside the states of parcels, the Mailer adds to the Outbox, and so to the Ledger:
+//
+//	kind    when                                              Detail
+//	denied  a call was denied: by the Authorizer, for its     action, resource, id, why: "caller", "tenant", "author",
+//	        tenant, or because it had no Actor                "purpose", "authorizer" or "step-up"
+//	access  Find or Wait read statuses                        action, resource, and id where one mail was asked for
+//	policy  Run or RunDue begins, and the Policy's name is    policy, was
+//	        another than was recorded last
+//	fault   a part broke its contract                         rule
+//
+// By is the Actor, with his sign-in facts. A call has its event before it has its answer; what one Actor repeats within a
+// minute is counted and told as one more event with "repeats", and of more than 1,024 Actors and actions a minute only the
+// number is kept, so that who hammers fills no database. Under SendTx a denial is written outside of the host's transaction
+// and soon after. An Outbox that fails does not change an answer; the events wait in memory. Reads are recorded since a
+// status names its recipient; those of a service, which may ask about each mail that it sends, are one event a minute,
+// and those of the library's own parts none. A Policy says its name by Version() string or Name() string.
+//
+// # Uncertain
+//
+// Where the far end may have accepted a message and its answer was lost, the parcel is uncertain: always an event,
+// whatever the rule. Decision.Uncertain says what then:
+//
+//	OutcomeHold   (zero) nothing happens by itself. A person orders Retry (deliver again the same way: a second copy may
+//	              arrive) or Cancel (take it as done). securemail/notice tells whoever can, by report
+//	OutcomeRetry  it is delivered again by itself, by the same Method and with the same Message-ID, for as long as the
+//	              Decision's Patience; then it waits for a person as above
+//
+// Every other Outcome there is taken for OutcomeHold: what may have arrived is neither bounced nor dropped. An order is an
+// event of the state entered, with Detail "order". The presets of securemail/policy say what they do for each purpose.
+//
 // # What it does not do
 //
 // It speaks no protocol, opens no database, and starts no goroutine that outlives the call. A part that panics over one

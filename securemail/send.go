@@ -97,7 +97,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 		return nil, &DraftError{[]Fault{{"Draft", "required"}}}
 	}
 	if d.Purpose == PurposeSystem && a.Kind != "part" {
-		m.denied(ctx, a, actSend, "submission", "", whyPurpose)
+		m.denied(ctx, a, actSend, Resource{Kind: "submission"}, whyPurpose)
 		return nil, fmt.Errorf("securemail: purpose system: %w", ErrDenied)
 	}
 	shared, each, err := m.messages(d)
@@ -109,7 +109,7 @@ func (m *Mailer) prepare(ctx context.Context, d *Draft) (*Batch, error) {
 		return nil, err
 	}
 	if d.Purpose != PurposeSystem && slices.ContainsFunc(claims(d, from, firstOf(shared, each)), tenant.mayNotWriteAs) {
-		m.denied(ctx, a, actSend, "submission", "", whyAuthor)
+		m.denied(ctx, a, actSend, Resource{Kind: "submission"}, whyAuthor)
 		return nil, fmt.Errorf("securemail: author: %w", ErrTenant)
 	}
 	b := &Batch{Tenant: a.Tenant, Key: d.Key, Submission: newID(m.c.Now())}

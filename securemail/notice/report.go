@@ -14,13 +14,22 @@ import (
 	"github.com/postseal/postseal/securemail"
 )
 
-// compose makes report id: a multipart/report (RFC 6522) of a text and a delivery status (RFC 3464), and nothing of the
+// letter is a report to be written.
+type letter struct {
+	id, tenant, who string
+	to              securemail.Contact
+	items           []*item
+	found           map[string]securemail.Status
+	at              time.Time
+}
+
+// compose makes the report: a multipart/report (RFC 6522) of a text and a delivery status (RFC 3464), and nothing of the
 // messages themselves.
-func (n *Notices) compose(id, tenant, who string, to securemail.Contact, items []*item, found map[string]securemail.Status, now time.Time) ([]byte, securemail.Contact, error) {
-	t := n.tenant(tenant)
+func (n *Notices) compose(l *letter) ([]byte, securemail.Contact, error) {
+	t := n.tenant(l.tenant)
 	from := t.From
 	if from.Address == (securemail.Address{}) {
-		a, err := securemail.ParseAddress("postmaster@" + to.Address.Domain())
+		a, err := securemail.ParseAddress("postmaster@" + l.to.Address.Domain())
 		if err != nil {
 			return nil, from, fmt.Errorf("notice: report: %w", err)
 		}
@@ -33,17 +42,17 @@ func (n *Notices) compose(id, tenant, who string, to securemail.Contact, items [
 	if mta == "" {
 		mta = from.Address.Domain()
 	}
-	entries := make([]Entry, len(items))
-	for i, it := range items {
-		entries[i] = entryOf(it, found)
+	entries := make([]Entry, len(l.items))
+	for i, it := range l.items {
+		entries[i] = entryOf(it, l.found)
 	}
-	subject, text := n.textsOf(tenant).write(dataOf(t.Name, who, entries))
+	subject, text := n.textsOf(l.tenant).write(dataOf(t.Name, l.who, entries))
 	var b bytes.Buffer
-	boundary := "report-" + id
+	boundary := "report-" + l.id
 	// RFC 3834 section 5: nothing answers this by itself.
 	for _, f := range []string{
-		"From: " + mailbox(from), "To: " + mailbox(securemail.Contact{Address: to.Address}), "Subject: " + encoded(subject),
-		"Date: " + now.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700"),
+		"From: " + mailbox(from), "To: " + mailbox(securemail.Contact{Address: l.to.Address}), "Subject: " + encoded(subject),
+		"Date: " + l.at.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700"),
 		"Auto-Submitted: auto-generated", "MIME-Version: 1.0",
 		"Content-Type: multipart/report; report-type=delivery-status;\r\n boundary=\"" + boundary + "\"",
 		"", "--" + boundary, "Content-Type: text/plain; charset=utf-8", "Content-Transfer-Encoding: quoted-printable", "",

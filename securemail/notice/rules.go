@@ -139,23 +139,23 @@ const unnamed = "\x00"
 func (n *Notices) checkRule(r *Rule) error {
 	var errs []error
 	if !word(r.Name) {
-		errs = append(errs, errors.New("Name is no word"))
+		errs = append(errs, errors.New("name is no word"))
 	}
 	if r.To > ToNobody {
-		errs = append(errs, errors.New("To is unknown"))
+		errs = append(errs, errors.New("addressee is unknown"))
 	}
 	for _, s := range r.When {
 		if s != Delayed && !slices.Contains(ends(), s) {
-			errs = append(errs, fmt.Errorf("When: nothing ends or rests undelivered in %q", s))
+			errs = append(errs, fmt.Errorf("nothing ends or rests undelivered in %q", s))
 		}
 	}
 	if r.Ages != nil && (len(r.Ages) == 0 || len(r.Ages) > maxAges || r.Ages[0] <= 0 || !slices.IsSorted(r.Ages) || len(slices.Compact(slices.Clone(r.Ages))) != len(r.Ages)) {
-		errs = append(errs, errors.New("Ages must be 1 to 20, above zero and rising"))
+		errs = append(errs, errors.New("ages must be 1 to 20, above zero and rising"))
 	}
 	if r.To == ToRole || r.To == ToBoth {
 		for _, tenant := range orAll(r.Tenants) {
 			if n.tenant(tenant).Role.Address == (securemail.Address{}) {
-				errs = append(errs, errors.New("To names a role that a tenant does not have"))
+				errs = append(errs, errors.New("it tells a role that a tenant does not have"))
 			}
 		}
 	}

@@ -18,6 +18,8 @@ const (
 	perLoad    = 1_000  // items that are read and looked up at once
 	maxWaiting = 50_000 // items in memory; more wait in the table
 	perScan    = 500    // late parcels looked at at once
+
+	settleWait = 10 * time.Second
 )
 
 // group is what waits to be told one addressee.
@@ -307,7 +309,7 @@ func (n *Notices) report(ctx context.Context, id, who string, to securemail.Cont
 			return err
 		}
 		sort(items)
-		raw, from, err := n.compose(id, tenant, who, to, items, found, now)
+		raw, from, err := n.compose(&letter{id, tenant, who, to, items, found, now})
 		if err != nil {
 			return err
 		}
@@ -322,6 +324,9 @@ func (n *Notices) report(ctx context.Context, id, who string, to securemail.Cont
 			return err
 		}
 	}
+	// What was mailed is settled even if ctx ends just now.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleWait)
+	defer cancel()
 	var events []securemail.Event
 	var escalated []*item
 	for _, it := range items {

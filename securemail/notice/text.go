@@ -149,20 +149,28 @@ func newTexts(t Tenant) (*texts, error) {
 		*p.to = tpl
 	}
 	if !printable(t.Name) {
-		errs = append(errs, errors.New("Name holds control characters"))
+		errs = append(errs, errors.New("name holds control characters"))
 	}
+	if errs = append(errs, out.try(t.Name)); errors.Join(errs...) != nil {
+		return nil, errors.Join(errs...)
+	}
+	return out, nil
+}
+
+// try executes t on samples, up to the first fault.
+func (t *texts) try(brand string) error {
 	for _, who := range []string{sender, role} {
-		for _, s := range undelivered() {
+		for _, s := range append(ends(), Delayed) {
 			e := Entry{Parcel: "000000000000000000000000", State: s, Entered: time.Unix(0, 0).UTC()}
-			if _, err := out.execute(dataOf("", who, []Entry{e, e})); err != nil {
-				errs = append(errs, err)
+			if _, err := t.execute(dataOf(brand, who, []Entry{e})); err != nil {
+				return err
+			}
+			if _, err := t.execute(dataOf(brand, who, []Entry{e, e})); err != nil {
+				return err
 			}
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
-	}
-	return out, nil
+	return nil
 }
 
 // execute makes both texts of t and checks them.
@@ -174,9 +182,9 @@ func (t *texts) execute(d Data) (out [2]string, err error) {
 	case err != nil:
 		return out, err
 	case strings.TrimSpace(out[0]) == "" || !printable(out[0]):
-		return out, errors.New("Subject: the result is empty or holds control characters")
+		return out, errors.New("subject: the result is empty or holds control characters")
 	case strings.TrimSpace(out[1]) == "" || !printable(strings.NewReplacer("\n", "", "\t", "").Replace(out[1])):
-		return out, errors.New("Text: the result is empty or holds control characters")
+		return out, errors.New("text: the result is empty or holds control characters")
 	}
 	return out, nil
 }

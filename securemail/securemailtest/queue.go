@@ -332,10 +332,15 @@ func (q *Queue) Order(ctx context.Context, o securemail.Order, tenant string, id
 		e.status.Changed = q.now()
 		q.add([]securemail.Event{{
 			ID: fmt.Sprintf("order-%d", len(q.events)), Kind: string(e.status.State), Time: q.now(), By: by, Status: e.status,
+			Detail: map[string]string{"order": orderNames[o]},
 		}})
 	}
 	q.notify()
 	return nil
+}
+
+var orderNames = map[securemail.Order]string{
+	securemail.Cancel: "cancel", securemail.Hold: "hold", securemail.Release: "release", securemail.Retry: "retry",
 }
 
 // order changes st; false: there was nothing to change.
