@@ -40,7 +40,7 @@ type Mailer struct {
 	warned  bool       // the backlog warning was logged
 	// admitted: the Ledger has found the Outbox as new as it should be.
 	admitted bool
-	policy  string     // the name of the Policy, as it was recorded
+	policy   string // the name of the Policy, as it was recorded
 }
 
 // reader is one Sink and the name of its cursor.
