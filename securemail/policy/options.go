@@ -34,6 +34,9 @@ type Options struct {
 	// of PHI is a disclosure that nobody chose. Programs whose mail must arrive, such as appointment reminders, choose
 	// Retry: there silence harms more than a duplicate.
 	Uncertain securemail.Outcome
+	// UncertainFor is Uncertain by purpose, where that is another; "" is mail whose purpose was not stated. System mail is
+	// always delivered again: a code that comes twice does no harm.
+	UncertainFor map[securemail.Purpose]securemail.Outcome
 }
 
 // Domain is a rule for one domain: the floor of tls there. ChannelEncrypted needs Reason, Owner and Review, and lapses
@@ -61,7 +64,7 @@ func (o *Options) clone() Options {
 	if c.Methods == nil {
 		c.Methods = sealedMethods()
 	}
-	c.Profiles, c.Domains = maps.Clone(c.Profiles), maps.Clone(c.Domains)
+	c.Profiles, c.Domains, c.UncertainFor = maps.Clone(c.Profiles), maps.Clone(c.Domains), maps.Clone(c.UncertainFor)
 	return c
 }
 
@@ -88,10 +91,25 @@ func (o *Options) check() error {
 	if o.Patience < 0 {
 		errs = append(errs, errors.New("policy: negative patience"))
 	}
-	if o.Uncertain != securemail.OutcomeHold && o.Uncertain != securemail.OutcomeRetry {
+	if !settles(o.Uncertain) {
 		errs = append(errs, errors.New("policy: uncertain must be hold or retry"))
 	}
+	for _, p := range slices.Sorted(maps.Keys(o.UncertainFor)) {
+		if !ofSenders(p) || !settles(o.UncertainFor[p]) {
+			errs = append(errs, fmt.Errorf("policy: uncertain for purpose %q must be hold or retry, and the purpose one of a sender's", p))
+		}
+	}
 	return errors.Join(errs...)
+}
+
+// settles says whether o is for an uncertain delivery: what may have arrived is neither bounced nor dropped.
+func settles(o securemail.Outcome) bool {
+	return o == securemail.OutcomeHold || o == securemail.OutcomeRetry
+}
+
+// ofSenders says whether anybody but the library's own parts may state p.
+func ofSenders(p securemail.Purpose) bool {
+	return p == "" || p == securemail.PurposeTreatment || bulk(p)
 }
 
 func (d Domain) check(name string) error {
@@ -134,6 +152,9 @@ func (o *Options) fingerprint() string {
 	}
 	if o.Uncertain != 0 {
 		fmt.Fprintf(&b, "uncertain %d\n", o.Uncertain)
+	}
+	for _, p := range slices.Sorted(maps.Keys(o.UncertainFor)) {
+		fmt.Fprintf(&b, "uncertain for %q %d\n", p, o.UncertainFor[p])
 	}
 	if len(o.Methods) == 0 {
 		b.WriteString("no method\n")

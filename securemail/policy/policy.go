@@ -108,7 +108,7 @@ func (p *Preset) Methods() []securemail.Method {
 // Decide implements [securemail.Policy]. It never fails.
 func (p *Preset) Decide(_ context.Context, f securemail.Facts) (securemail.Decision, error) {
 	d := &decision{preset: p, facts: f}
-	d.Policy, d.Patience, d.Uncertain = p.name, p.o.Patience, p.o.Uncertain
+	d.Policy, d.Patience, d.Uncertain = p.name, p.o.Patience, p.uncertain(f.Purpose)
 	switch {
 	case p.kind == 0:
 		d.hold("no-preset", "a preset that no constructor made holds everything")
@@ -125,6 +125,14 @@ func (p *Preset) Decide(_ context.Context, f securemail.Facts) (securemail.Decis
 		d.ordinary()
 	}
 	return d.Decision, nil
+}
+
+// uncertain is what becomes of a delivery of purpose that may have arrived.
+func (p *Preset) uncertain(purpose securemail.Purpose) securemail.Outcome {
+	if o, ok := p.o.UncertainFor[purpose]; ok {
+		return o
+	}
+	return p.o.Uncertain
 }
 
 // decision is one in the making.

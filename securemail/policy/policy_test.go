@@ -227,6 +227,8 @@ func TestOptionsRefused(t *testing.T) {
 		"empty profile":   {Profiles: map[securemail.Method]string{"": "x"}},
 		"patience":        {Patience: -1},
 		"uncertain":       {Uncertain: securemail.OutcomeBounce},
+		"uncertain for":   {UncertainFor: map[securemail.Purpose]securemail.Outcome{"": securemail.OutcomeDrop}},
+		"uncertain sys":   {UncertainFor: map[securemail.Purpose]securemail.Outcome{securemail.PurposeSystem: securemail.OutcomeHold}},
 		"any":             {Domains: map[string]policy.Domain{"example.net": {Channel: securemail.ChannelAny}}},
 		"no reason":       {Domains: map[string]policy.Domain{"example.net": {Channel: good.Channel, Owner: "o", Review: now}}},
 		"no owner":        {Domains: map[string]policy.Domain{"example.net": {Channel: good.Channel, Reason: "r", Review: now}}},
@@ -258,6 +260,8 @@ func TestNames(t *testing.T) {
 		for i, o := range []*policy.Options{
 			nil, {Strict: true}, {RequireTLS: true}, {Methods: []securemail.Method{pgp}}, {Methods: []securemail.Method{pgp, escrow}},
 			{Methods: []securemail.Method{escrow, pgp}}, {Patience: time.Hour}, {Uncertain: securemail.OutcomeRetry},
+			{UncertainFor: map[securemail.Purpose]securemail.Outcome{securemail.PurposeTreatment: securemail.OutcomeRetry}},
+			{UncertainFor: map[securemail.Purpose]securemail.Outcome{"": securemail.OutcomeRetry}},
 			{Profiles: map[securemail.Method]string{tls: "x"}}, {Domains: domain(policy.Domain{})},
 			{Domains: domain(policy.Domain{Reason: "r"})}, {Domains: domain(policy.Domain{Channel: securemail.ChannelNamed})},
 			{Domains: domain(policy.Domain{Review: now})},
@@ -300,6 +304,31 @@ func TestProfilesPatienceUncertain(t *testing.T) {
 	require.Equal(t, "passkey", d.Choices[3].Profile)
 	require.Equal(t, time.Hour, d.Patience)
 	require.Equal(t, securemail.OutcomeRetry, d.Uncertain)
+}
+
+func TestUncertainByPurpose(t *testing.T) {
+	o := &policy.Options{Uncertain: securemail.OutcomeRetry, UncertainFor: map[securemail.Purpose]securemail.Outcome{
+		securemail.PurposePayment: securemail.OutcomeHold,
+	}}
+	for kind, build := range rules {
+		chosen, err := build(o)
+		require.NoError(t, err)
+		zero, err := build(nil)
+		require.NoError(t, err)
+		for purpose, want := range map[securemail.Purpose]securemail.Outcome{
+			"": securemail.OutcomeRetry, securemail.PurposeTreatment: securemail.OutcomeRetry,
+			securemail.PurposePayment: securemail.OutcomeHold, securemail.PurposeSystem: securemail.OutcomeRetry,
+		} {
+			f := facts()
+			if f.Purpose = purpose; purpose == securemail.PurposeSystem {
+				f.Actor.Kind = "part"
+			}
+			require.Equal(t, want, decide(t, chosen, f).Uncertain, "%s %q", kind, purpose)
+			if purpose != securemail.PurposeSystem {
+				require.Equal(t, securemail.OutcomeHold, decide(t, zero, f).Uncertain, "%s %q: nobody chose a second copy", kind, purpose)
+			}
+		}
+	}
 }
 
 // everyFacts is every combination of what a rule looks at, unknown values included.

@@ -169,7 +169,7 @@ func TestTheLedgerProvesWhatHappened(t *testing.T) {
 	require.NoError(t, err)
 	_, err = s.RunDue(t.Context())
 	require.NoError(t, err)
-	require.Len(t, ids, 3, "accepted, attempting, delivered")
+	require.Len(t, ids, 4, "accepted, policy, attempting, delivered")
 	for _, id := range ids {
 		proof, err := s.Ledger.Prove(t.Context(), id)
 		require.NoError(t, err)
