@@ -17,7 +17,9 @@
 //
 // Every row of every table that a package of ours made, by one snapshot of the database: no writer waits. How the tables
 // were made is in it too, in words of no dialect, so that a backup of SQLite restores into PostgreSQL and back, and into
-// a later release, which migrates it. Blobs, log and key ring are read after the snapshot, so they hold whatever a row needs.
+// a later release, which migrates it. Blobs, log and key ring are read after the snapshot, so they hold whatever a row needs;
+// but for the blob of a parcel that ended while the backup was made: its body was removed, the Report counts it in Gone, and what
+// became of it the surviving log tells.
 //
 // # Security properties
 //

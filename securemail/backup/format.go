@@ -114,7 +114,13 @@ func readHeader(r io.Reader) (*Header, []byte, error) {
 		return nil, nil, cutShort(err)
 	}
 	n := binary.BigEndian.Uint32(head[len(magic):])
-	if !bytes.HasPrefix(head, []byte(magic)) || n > maxHeader {
+	if !bytes.HasPrefix(head, []byte(magic)) {
+		if bytes.HasPrefix(head, []byte(magic[:len(magic)-2])) {
+			return nil, nil, ErrNewer
+		}
+		return nil, nil, errNoBackup
+	}
+	if n > maxHeader {
 		return nil, nil, errNoBackup
 	}
 	b := make([]byte, n)
@@ -222,12 +228,9 @@ func (r *recordReader) next() (record, error) {
 	if err != nil {
 		return record{}, cutShort(err)
 	}
-	n, err := binary.ReadUvarint(r.r)
+	n, err := r.length()
 	if err != nil {
-		return record{}, cutShort(err)
-	}
-	if n > maxRecord {
-		return record{}, fmt.Errorf("%w: record of %d octets", ErrCorrupt, n)
+		return record{}, err
 	}
 	// The buffer grows with what is really there.
 	r.buf.Reset()
@@ -235,6 +238,20 @@ func (r *recordReader) next() (record, error) {
 		return record{}, cutShort(err)
 	}
 	return record{k, r.buf.Bytes()}, nil
+}
+
+func (r *recordReader) length() (int64, error) {
+	var n uint64
+	for shift := 0; shift < 35; shift += 7 {
+		b, err := r.r.ReadByte()
+		if err != nil {
+			return 0, cutShort(err)
+		}
+		if n |= uint64(b&0x7f) << shift; b < 0x80 && n <= maxRecord {
+			return int64(n), nil
+		}
+	}
+	return 0, fmt.Errorf("%w: length of a record", ErrCorrupt)
 }
 
 // atEnd is nil where nothing follows.
