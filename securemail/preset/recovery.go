@@ -19,6 +19,9 @@ import (
 	"github.com/postseal/postseal/securemail/queue"
 )
 
+// kindRestored is the kind of the event of a declared restore.
+const kindRestored = "restored"
+
 // auditKeyName is the key file of the audit log in a backup.
 const auditKeyName = "audit.key"
 
@@ -208,7 +211,7 @@ func (s *System) declare(ctx context.Context, d *DeclareOptions) (*Declared, err
 func (s *System) record(ctx context.Context, d *DeclareOptions, out *Declared) error {
 	now := s.now()
 	e := securemail.Event{
-		ID: "restored-" + cmp.Or(out.Backup, "copy") + "-" + fmt.Sprint(now.UnixMilli()), Kind: "restored", Time: now, By: d.By,
+		ID: "restored-" + cmp.Or(out.Backup, "copy") + "-" + fmt.Sprint(now.UnixMilli()), Kind: kindRestored, Time: now, By: d.By,
 		Detail: map[string]string{
 			"backup": out.Backup, "reason": d.Reason, "log_size": fmt.Sprint(out.LogSize), "news": fmt.Sprint(out.News),
 			"destroyed": fmt.Sprint(out.Destroyed), "uncertain": fmt.Sprint(len(out.Uncertain)), "unknown": fmt.Sprint(len(out.Unknown)),
@@ -223,7 +226,13 @@ func (s *System) record(ctx context.Context, d *DeclareOptions, out *Declared) e
 	if err := s.Queue.Add(ctx, nil, e); err != nil {
 		return err
 	}
-	var err error
+	seq, id, err := s.Queue.Head(ctx)
+	if err != nil {
+		return err
+	}
+	if id == e.ID {
+		e.Seq = seq
+	}
 	if l, ok := any(s.Ledger).(interface {
 		Restored(ctx context.Context, e securemail.Event) error
 	}); ok {
@@ -285,19 +294,24 @@ func (s *System) readNews(ctx context.Context, n *news) error {
 			return err
 		}
 		n.size = e.Number + 1
-		if !n.candidate(&e) || e.Kind == "restored" {
+		if !n.candidate(&e) {
 			continue
 		}
-		if _, holds, err := s.Queue.Holds(ctx, e.Seq, e.Event); err != nil || holds {
-			if err != nil {
-				return err
-			}
-			continue
+		_, holds, err := s.Queue.Holds(ctx, e.Seq, e.Event)
+		switch {
+		case err != nil:
+			return err
+		case holds && e.Kind == kindRestored:
+			n.forget() // what came before it was settled when that restore was declared
+		case !holds && e.Kind != kindRestored:
+			n.add(&e)
 		}
-		n.add(&e)
 	}
 	return nil
 }
+
+// forget drops what was collected.
+func (n *news) forget() { n.count, n.keys, n.tolds = 0, nil, nil }
 
 func (n *news) add(e *backup.Entry) {
 	n.count++

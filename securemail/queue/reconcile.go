@@ -60,7 +60,10 @@ func (q *Queue) Reconcile(ctx context.Context, o *ReconcileOptions) (*Reconciled
 	if o == nil {
 		o = &ReconcileOptions{}
 	}
-	r := &reconciling{q: q, out: &Reconciled{Settled: map[securemail.State]int{}}, last: map[securemail.ParcelID]Told{}, born: map[securemail.ParcelID]bool{}}
+	r := &reconciling{
+		q: q, out: &Reconciled{Settled: map[securemail.State]int{}}, last: map[securemail.ParcelID]Told{},
+		born: map[securemail.ParcelID]bool{}, unread: map[string]bool{},
+	}
 	if o.Told != nil {
 		if err := r.read(ctx, o.Told); err != nil {
 			return nil, failed("reconcile", err)
@@ -80,6 +83,7 @@ func (q *Queue) Reconcile(ctx context.Context, o *ReconcileOptions) (*Reconciled
 		}
 	}
 	q.signal()
+	r.out.Unread = len(r.unread)
 	return r.out, nil
 }
 
@@ -89,6 +93,8 @@ type reconciling struct {
 	out  *Reconciled
 	last map[securemail.ParcelID]Told
 	born map[securemail.ParcelID]bool // accepted in what was told
+	// unread are the ids of those that can't be opened.
+	unread map[string]bool
 }
 
 // read keeps the last that was told of each parcel, but for what the database knows itself.
@@ -197,7 +203,7 @@ func (r *reconciling) plan(ctx context.Context, row *row, enter func(*securemail
 		st, err = k.statusOf(row)
 	}
 	if isDamage(err) || wasDestroyed(err) {
-		r.out.Unread++
+		r.unread[row.id] = true
 		return nil, nil
 	}
 	if err != nil || !enter(&st) {
