@@ -3,6 +3,7 @@ package preset_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -341,8 +342,8 @@ func TestKilledRestore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "copy")
 	require.NoError(t, os.WriteFile(file, b, 0o600))
 	path := filepath.Join(t.TempDir(), "back.db")
-	for i := range 12 {
-		ctx, stop := context.WithTimeout(t.Context(), time.Duration(i*15)*time.Millisecond)
+	for i := range 24 {
+		ctx, stop := context.WithTimeout(t.Context(), time.Duration(i*i)*2*time.Millisecond)
 		c := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestKilledRestore$")
 		c.Env = append(os.Environ(), "POSTSEAL_RESTORE_TO="+path, "POSTSEAL_RESTORE_FROM="+file, "POSTSEAL_RESTORE_KEY="+m.path+".key")
 		c.Stdout, c.Stderr = io.Discard, io.Discard
@@ -350,9 +351,30 @@ func TestKilledRestore(t *testing.T) {
 		stop()
 		s, err := preset.Open(t.Context(), path, quiet(m.so))
 		if err == nil {
+			n := 0
+			for _, err := range s.Find(t.Context(), securemail.Query{}) {
+				require.NoError(t, err)
+				n++
+			}
+			_, runErr := s.RunDue(t.Context())
+			require.NoError(t, s.Close())
+			if n == 0 { // killed before it began: this is a new store
+				require.NoError(t, removeAll(path))
+				continue
+			}
+			require.Equal(t, 5, n)
+			require.ErrorIs(t, runErr, backup.ErrUndeclared)
 			break
 		}
 		require.ErrorIs(t, err, preset.ErrRestoring)
-		require.Nil(t, s)
 	}
+}
+
+// removeAll removes a store.
+func removeAll(path string) error {
+	all, err := filepath.Glob(path + "*")
+	for _, p := range all {
+		err = errors.Join(err, os.RemoveAll(p))
+	}
+	return err
 }
