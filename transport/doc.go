@@ -1,5 +1,6 @@
 // Package transport combines Transports: [ByDomain] sends each recipient's mail the way of its domain, [Failover] tries
-// several ways in turn, [Limit] gives no domain more than it takes, and [Record] tells of each delivery's end. The ways
+// several ways in turn, [Limit] gives no domain more than it takes - by all nodes
+// together with [LimitStore] - and [Record] tells of each delivery's end. The ways
 // themselves are in the packages below: transport/smtp to mail hosts and smart hosts, transport/httpapi to providers over
 // HTTPS; a host program may write its own and test it with transport/transporttest. [STSStore] keeps MTA-STS policies for
 // mtasts.Cache in the host's database, [TLSRPTStore] the counts of transport/tlsrpt, and [MailReports] sends its reports by a

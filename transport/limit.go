@@ -36,6 +36,9 @@ type LimitOptions struct {
 	Forget time.Duration
 	// Now is the clock; nil is time.Now. Waiting itself is done by the system's.
 	Now func() time.Time
+	// Shared makes Max, Rate and Burst hold for all processes that share it together; what each learns of a domain stays its own.
+	// See [LimitStore]. Nil: they are those of this process.
+	Shared *SharedLimits
 }
 
 func (o *LimitOptions) domain() throttle.Limits {
@@ -58,6 +61,8 @@ type Limiter struct {
 	t      securemail.Transport
 	domain *throttle.Throttle
 	total  *throttle.Throttle
+	shared *SharedLimits // nil: none
+	limits throttle.Limits
 }
 
 var (
@@ -89,7 +94,9 @@ func Limit(t securemail.Transport, o *LimitOptions) (*Limiter, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return &Limiter{t, throttle.New(o.domain(), o.Now), throttle.New(o.total(), o.Now)}, nil
+	l := &Limiter{t: t, domain: throttle.New(o.domain(), o.Now), total: throttle.New(o.total(), o.Now), shared: o.Shared}
+	l.limits = l.domain.Limits()
+	return l, nil
 }
 
 // Deliver implements securemail.Transport.
@@ -100,6 +107,11 @@ func (l *Limiter) Deliver(ctx context.Context, s *securemail.Shipment) (*securem
 	}
 	verdict := throttle.Neutral // a Transport that panics says nothing
 	defer func() { release(verdict) }()
+	back, err := l.share(ctx, s.Recipient.Address.Domain())
+	if err != nil {
+		return nil, turnedAway(err)
+	}
+	defer back()
 	done, err := l.total.Acquire(ctx, "")
 	if err != nil {
 		return nil, turnedAway(err)
@@ -112,12 +124,26 @@ func (l *Limiter) Deliver(ctx context.Context, s *securemail.Shipment) (*securem
 	return r, err
 }
 
+// share takes a place in what all nodes may do, where there is such a limit.
+func (l *Limiter) share(ctx context.Context, domain string) (back func(), err error) {
+	if l.shared == nil {
+		return func() {}, nil
+	}
+	return l.shared.acquire(ctx, domain, sharedLimit{l.limits.Max, l.limits.Rate, l.limits.Burst}, l.limits.Wait)
+}
+
+// unreachableRetry is when a delivery comes again that found the shared limits out of reach.
+const unreachableRetry = 30 * time.Second
+
 // turnedAway is the answer where the Transport was not called.
 func turnedAway(err error) error {
 	// RFC 3463 section 3.5: X.4.5 is congestion.
 	de := &securemail.DeliveryError{Stage: "connect", Enhanced: "4.4.5", Err: err}
 	if busy, ok := errors.AsType[*throttle.BusyError](err); ok {
 		de.RetryAfter = busy.RetryAfter
+	}
+	if _, ok := errors.AsType[*unreachable](err); ok {
+		de.RetryAfter = unreachableRetry
 	}
 	return de
 }

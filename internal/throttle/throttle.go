@@ -125,6 +125,9 @@ func New(l Limits, now func() time.Time) *Throttle {
 	return &Throttle{limits: l.filled(), now: now, base: now(), keys: map[string]*state{}}
 }
 
+// Limits are those that hold, defaults filled in.
+func (t *Throttle) Limits() Limits { return t.limits }
+
 // clock is the time since the Throttle was made.
 func (t *Throttle) clock() time.Duration { return t.now().Sub(t.base) }
 
