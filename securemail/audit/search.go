@@ -4,42 +4,158 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"iter"
+	"slices"
+	"time"
 )
 
-// numbersOf yields the numbers of the entries, below size, that may be of parcel: their octets name it.
-func (l *Log) numbersOf(ctx context.Context, parcel string, size int64) iter.Seq2[int64, error] {
-	name, err := json.Marshal(parcel)
-	return func(yield func(int64, error) bool) {
-		if err != nil {
-			yield(0, err)
+// Search asks for entries. Each field that is set must hold; the zero Search is every entry.
+type Search struct {
+	// Parcel and Submission are ids, Actor is Entry.By.ID, Tenant is Entry.By.Tenant, Kind and State are those of the Entry.
+	Parcel, Submission, Actor, Tenant, Kind, State string
+	// Recipient and Subject are pseudonyms of kinds "address" and "subject" ([Log.Pseudonym]).
+	Recipient, Subject string
+	// From and Until bound Entry.Time; From is within, Until is not. The zero Time is no bound.
+	From, Until time.Time
+	// Newest asks for the newest entry first; else they come in the log's order.
+	Newest bool
+	// Limit is how many are given at most; 0: all.
+	Limit int
+}
+
+var errLimit = errors.New("audit: negative Search.Limit")
+
+// Search yields the entries that s asks for, of all that are durable when it is called, published or not. It reads the log
+// bundle by bundle and holds one at a time; an entry that can't match is not parsed. It does not prove what it gives: [Log.Prove]
+// and [Log.Evidence] do, and [Log.Check] proves all. Whom a search is allowed to is for the host to ask before it
+// (securemail.Authorizer), and to record: it knows who asks, and why. An error is the last that is yielded: ErrCorrupt, ctx's,
+// the file system's.
+func (l *Log) Search(ctx context.Context, s Search) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		if s.Limit < 0 {
+			yield(Entry{}, errLimit)
 			return
 		}
-		field := append([]byte(`"parcel":`), name...)
-		for n, data := range l.scan(ctx, size, &err) {
-			if bytes.Contains(data, field) && !yield(n, nil) {
+		given, needles := 0, s.needles()
+		for data, err := range l.octets(ctx, s.Newest) {
+			if err != nil {
+				yield(Entry{}, err)
 				return
 			}
-		}
-		if err != nil {
-			yield(0, err)
+			if !containsAll(data, needles) {
+				continue
+			}
+			e, err := parseEntry(data)
+			if err != nil {
+				yield(Entry{}, err)
+				return
+			}
+			if !s.matches(&e) {
+				continue
+			}
+			if given++; !yield(e, nil) || given == s.Limit {
+				return
+			}
 		}
 	}
 }
 
-// scan yields the published entries below size with their numbers, a bundle at a time, and leaves in err why it ended early.
-func (l *Log) scan(ctx context.Context, size int64, err *error) iter.Seq2[int64, []byte] {
-	return func(yield func(int64, []byte) bool) {
-		for n := int64(0); n*tileWidth < size; n++ {
-			if *err = ctx.Err(); *err != nil {
+// needles are octets that an entry must hold where it matches.
+func (s *Search) needles() [][]byte {
+	var out [][]byte
+	for _, f := range []struct{ name, value string }{
+		{`"parcel":`, s.Parcel}, {`"submission":`, s.Submission}, {`"id":`, s.Actor}, {`"tenant":`, s.Tenant}, {`"kind":`, s.Kind},
+		{`"state":`, s.State}, {`"recipient":`, s.Recipient}, {"", s.Subject},
+	} {
+		if f.value != "" {
+			out = append(out, append([]byte(f.name), quoted(f.value)...))
+		}
+	}
+	return out
+}
+
+// quoted is s as it stands in an entry.
+func quoted(s string) []byte {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(s) // a string in memory never fails
+	return bytes.TrimSuffix(buf.Bytes(), []byte("\n"))
+}
+
+func containsAll(data []byte, needles [][]byte) bool {
+	for _, n := range needles {
+		if !bytes.Contains(data, n) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s *Search) matches(e *Entry) bool {
+	is := func(want, got string) bool { return want == "" || want == got }
+	return is(s.Parcel, e.Parcel) && is(s.Submission, e.Submission) && is(s.Actor, e.By.ID) && is(s.Tenant, e.By.Tenant) &&
+		is(s.Kind, e.Kind) && is(s.State, e.State) && is(s.Recipient, e.Recipient) &&
+		(s.Subject == "" || slices.Contains(e.Subjects, s.Subject)) &&
+		(s.From.IsZero() || !e.Time.Before(s.From)) && (s.Until.IsZero() || e.Time.Before(s.Until))
+}
+
+// octets yields every entry that is durable now, bundle by bundle, each in the order asked for.
+func (l *Log) octets(ctx context.Context, newest bool) iter.Seq2[[]byte, error] {
+	l.mu.RLock()
+	published, tail, start := l.published.N, l.tail, l.tailStart
+	l.mu.RUnlock()
+	size := start + int64(len(tail))
+	return func(yield func([]byte, error) bool) {
+		bundles := (size + tileWidth - 1) / tileWidth
+		for i := range bundles {
+			n := i
+			if newest {
+				n = bundles - 1 - i
+			}
+			if err := ctx.Err(); err != nil {
+				yield(nil, err)
 				return
 			}
 			var entries [][]byte
-			if entries, *err = readBundle(l.dir, n, size); *err != nil {
+			if at := n * tileWidth; at >= start {
+				entries = slices.Clone(tail[at-start : min(at+tileWidth, size)-start])
+			} else {
+				var err error
+				if entries, err = readBundle(l.dir, n, published); err != nil {
+					yield(nil, err)
+					return
+				}
+			}
+			if newest {
+				slices.Reverse(entries)
+			}
+			for _, data := range entries {
+				if !yield(data, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// numbersOf yields the numbers of the published entries, below size, that may be of parcel: their octets name it.
+func (l *Log) numbersOf(ctx context.Context, parcel string, size int64) iter.Seq2[int64, error] {
+	needle := append([]byte(`"parcel":`), quoted(parcel)...)
+	return func(yield func(int64, error) bool) {
+		for n := int64(0); n*tileWidth < size; n++ {
+			if err := ctx.Err(); err != nil {
+				yield(0, err)
+				return
+			}
+			entries, err := readBundle(l.dir, n, size)
+			if err != nil {
+				yield(0, err)
 				return
 			}
 			for i, data := range entries {
-				if !yield(n*tileWidth+int64(i), data) {
+				if bytes.Contains(data, needle) && !yield(n*tileWidth+int64(i), nil) {
 					return
 				}
 			}
