@@ -15,6 +15,8 @@ type waiter struct {
 	ctx  context.Context // carries values only: it never ends
 	fn   Func
 	done chan struct{} // closed when err and panicked are set
+	kind *kind         // nil: fn shares a transaction with others, and no statements
+	item any
 
 	err      error
 	panicked any
@@ -48,11 +50,14 @@ func (d *DB) Commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	w := &waiter{ctx: context.WithoutCancel(ctx), fn: fn, done: make(chan struct{})}
+	return d.commit(ctx, &waiter{ctx: context.WithoutCancel(ctx), fn: fn, done: make(chan struct{})})
+}
+
+func (d *DB) commit(ctx context.Context, w *waiter) error {
 	d.s.push(w)
 	select {
 	case <-w.done:
-	case d.s.lead <- struct{}{}:
+	case d.lead <- struct{}{}:
 		d.leadFor(ctx, w)
 	case <-ctx.Done():
 		if d.s.withdraw(w) {
@@ -71,7 +76,7 @@ func (d *DB) Commit(ctx context.Context, fn func(ctx context.Context, tx *sql.Tx
 
 // leadFor runs rounds until w has its answer, then lets the next waiter lead.
 func (d *DB) leadFor(ctx context.Context, w *waiter) {
-	defer func() { <-d.s.lead }()
+	defer func() { <-d.lead }()
 	for !w.finished() {
 		if err := d.round(ctx); err != nil && d.s.withdraw(w) {
 			w.finish(err)
@@ -139,8 +144,14 @@ const (
 // a fault of his own.
 func (d *DB) together(t *open, batch []*waiter, m mode) {
 	defer t.close()
-	var held []*waiter
-	for _, w := range batch {
+	held, singles := []*waiter(nil), batch
+	if m == plain {
+		var err error
+		if held, singles, err = d.byKind(t, batch); err != nil {
+			return
+		}
+	}
+	for _, w := range singles {
 		err := d.inside(t, w, m)
 		switch {
 		case err == nil:

@@ -9,7 +9,7 @@
 //
 // One fsync costs more than hundreds of inserts. [DB.Commit] runs the functions of all callers that wait at the same
 // moment in one transaction and commits once: the first caller that finds nobody at work leads, the others wait for his
-// answer. Where a function fails, the others run again, each inside a savepoint. So there is no goroutine of ours and a
+// answer. On PostgreSQL a few may lead at once. Callers of one [Group] share statements too. Where a function fails, the others run again, each inside a savepoint. So there is no goroutine of ours and a
 // lone caller waits for nobody. All wrappers of one *sql.DB share one committer, so several packages in one process share
 // fsyncs too. It works with MaxOpenConns(1), as long as no function opens a second connection.
 //
@@ -65,15 +65,15 @@ type DB struct {
 
 	db       *sql.DB
 	s        *shared
+	lead     chan struct{} // s.lead
 	prepared *prepared
 }
 
 // shared is what all wrappers of one *sql.DB have in common. It must not point to the *sql.DB, so that the weak table
 // below can forget it.
 type shared struct {
-	lead chan struct{} // holds one token while a caller leads
-
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex    // guards what follows
+	lead    chan struct{} // holds a token for each caller that leads; made with dialect
 	waiting []*waiter
 	dialect Dialect // 0: not asked yet
 	extra   bool    // raise synchronous to EXTRA on the connections that we write through
@@ -87,7 +87,7 @@ func shareOf(db *sql.DB) *shared {
 	if s, ok := byDB.Load(key); ok {
 		return s.(*shared)
 	}
-	s, loaded := byDB.LoadOrStore(key, &shared{lead: make(chan struct{}, 1)})
+	s, loaded := byDB.LoadOrStore(key, new(shared))
 	if !loaded {
 		runtime.AddCleanup(db, func(k weak.Pointer[sql.DB]) { byDB.Delete(k) }, key)
 	}
@@ -102,20 +102,35 @@ func Of(ctx context.Context, db *sql.DB) (*DB, error) {
 	}
 	s := shareOf(db)
 	s.mu.Lock()
-	d := s.dialect
+	known := s.dialect != 0
 	s.mu.Unlock()
-	if d == 0 {
-		var err error
-		if d, err = detect(ctx, db); err != nil {
+	if !known {
+		d, err := detect(ctx, db)
+		if err != nil {
 			return nil, err
 		}
-		s.mu.Lock()
-		s.dialect = d
-		s.mu.Unlock()
+		s.found(d)
 	}
-	out := &DB{Dialect: d, db: db, s: s}
+	out := &DB{Dialect: s.dialect, db: db, s: s, lead: s.lead} // they never change now
 	out.prepared = newPrepared(out)
 	return out, nil
+}
+
+// postgresLeaders is how many transactions of callers may be under way at once on PostgreSQL, which writes in many
+// processes. SQLite has one writer.
+const postgresLeaders = 3
+
+func (s *shared) found(d Dialect) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dialect != 0 {
+		return
+	}
+	n := 1
+	if d == Postgres {
+		n = postgresLeaders
+	}
+	s.dialect, s.lead = d, make(chan struct{}, n)
 }
 
 // detect asks version() first: SQLite has no such function and says so without a trace, while PostgreSQL would write

@@ -90,6 +90,50 @@ func BenchmarkTakeMark(b *testing.B) {
 	}
 }
 
+// BenchmarkBatches is lease and outcome by batches of 500, by four workers, of parcels with a body of 4 KB a hundred.
+func BenchmarkBatches(b *testing.B) {
+	for name, open := range openers() {
+		b.Run(name, func(b *testing.B) {
+			r := newRig(b, open, nil)
+			for left := b.N; left > 0; left -= 100 {
+				batch := r.batch(min(left, 100))
+				m := message(b, "large", strings.Repeat("all work and no play\r\n", 186))
+				for _, p := range batch.Parcels {
+					p.Message, p.Size, p.Labels, p.Recipient.Ref = m, m.Size(), nil, ""
+				}
+				_, err := r.Put(b.Context(), batch)
+				require.NoError(b, err)
+			}
+			var wg sync.WaitGroup
+			used := cpu()
+			b.ResetTimer()
+			for range 4 {
+				wg.Go(func() {
+					for {
+						ls, err := r.Take(b.Context(), r.clock(), 500, 0)
+						if err != nil {
+							b.Error(err)
+						}
+						if len(ls) == 0 {
+							return
+						}
+						ms := make([]securemail.Mark, len(ls))
+						for i, l := range ls {
+							ms[i] = r.mark(l, securemail.StateDelivered)
+						}
+						if err := r.Mark(b.Context(), ms...); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "parcel/s")
+			b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-µs/op")
+		})
+	}
+}
+
 // BenchmarkOneDraftToMany is one 1 MB draft to 10,000 recipients: accept, lease and settle all; heap is the most that was in
 // use while 500 leases were held, above what was in use before.
 func BenchmarkOneDraftToMany(b *testing.B) {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
+	"github.com/postseal/postseal/internal/sqldb"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -142,30 +144,103 @@ func (q *Queue) submissionKey(ctx context.Context, id string) (*dataKey, error) 
 // writeMarks returns the blobs that nobody needs any more.
 func (q *Queue) writeMarks(ctx context.Context, tx querier, ms []*packedMark) ([]string, error) {
 	var bodies []string
-	for _, m := range ms {
-		body, err := q.writeMark(ctx, tx, m)
+	var err error
+	for left := ms; len(left) > 0; {
+		n := q.alike(left)
+		if n == 1 {
+			var body string
+			if body, err = q.writeMark(ctx, tx, left[0]); left[0].m.Status.State.Final() {
+				bodies = append(bodies, body)
+			}
+		} else {
+			bodies, err = q.writeAlike(ctx, tx, left[:n], bodies)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if m.m.Status.State.Final() {
+		left = left[n:]
+	}
+	return q.dropBodies(ctx, tx, bodies)
+}
+
+// alike is how many of ms, from the first on, one statement can write: of one state, and no parcel twice.
+func (q *Queue) alike(ms []*packedMark) int {
+	n := 1
+	for n < len(ms) && ms[n].m.Status.State == ms[0].m.Status.State && ms[n].m.Lease.Parcel.ID != ms[n-1].m.Lease.Parcel.ID {
+		n++
+	}
+	return q.rung(n)
+}
+
+// writeAlike writes what alike found, and adds the bodies of those that ended.
+func (q *Queue) writeAlike(ctx context.Context, tx querier, ms []*packedMark, bodies []string) ([]string, error) {
+	to := ms[0].m.Status.State
+	set, args := q.markSet(to, "v.due")
+	set += ", state=?, status=v.sealed, rev=rev+1"
+	args = append(args, string(to))
+	values, events := make([]any, 0, 5*len(ms)), make([][]any, 0, len(ms))
+	for _, m := range ms {
+		values = append(values, string(m.m.Lease.Parcel.ID), m.epoch, m.attempt, m.status, micros(m.m.Status.Next))
+		events = append(events, m.events...)
+	}
+	first, one := "(?,?,?,?,?)", ",(?,?,?,?,?)"
+	if q.d.Dialect == sqldb.Postgres {
+		first = "(CAST(? AS TEXT), CAST(? AS BIGINT), CAST(? AS BIGINT), CAST(? AS BYTEA), CAST(? AS BIGINT))"
+	}
+	from := mayCome(to)
+	rs, err := tx.QueryContext(ctx, q.d.Rebind("WITH v(parcel, epoch, try, sealed, due) AS (VALUES "+first+strings.Repeat(one, len(ms)-1)+
+		") UPDATE queue_parcel AS p SET "+set+" FROM v WHERE p.id=v.parcel AND p.lease_epoch=v.epoch AND p.attempt=v.try AND p.state IN ("+
+		marks(len(from))+") RETURNING id, body"), anys(slices.Concat(values, args), from)...)
+	if err != nil {
+		return nil, err
+	}
+	written, err := scanPairs(rs)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range ms {
+		body, ok := written[string(m.m.Lease.Parcel.ID)]
+		if !ok {
+			return nil, q.whyNot(ctx, tx, m)
+		}
+		if to.Final() {
 			bodies = append(bodies, body)
 		}
 	}
-	return q.dropBodies(ctx, tx, bodies)
+	return bodies, q.runAll(ctx, tx, q.insertEvents(events))
+}
+
+func scanPairs(rs *sql.Rows) (map[string]string, error) {
+	defer rs.Close()
+	out := make(map[string]string)
+	for rs.Next() {
+		var k, v string
+		if err := rs.Scan(&k, &v); err != nil {
+			return nil, err
+		}
+		out[k] = v
+	}
+	return out, rs.Err()
+}
+
+// markSet is what entering a state sets beside state and status; due is where a state that waits has its time from.
+func (q *Queue) markSet(to securemail.State, due string) (string, []any) {
+	switch {
+	case to == securemail.StateAttempting:
+		return "lease_until=?", []any{micros(q.o.Now().Add(q.o.Lease))}
+	case to.Final():
+		return "due=0, lease_epoch=0, lease_until=0, letter=NULL, ended=?", []any{micros(q.o.Now())}
+	}
+	return "due=" + due + ", lease_epoch=0, lease_until=0", nil
 }
 
 // writeMark returns the parcel's body.
 func (q *Queue) writeMark(ctx context.Context, tx querier, m *packedMark) (body string, err error) {
 	id, to := string(m.m.Lease.Parcel.ID), m.m.Status.State
 	from := mayCome(to)
-	set, args := "due=?, lease_epoch=0, lease_until=0", []any{int64(0)}
-	switch {
-	case to == securemail.StateAttempting:
-		set, args = "lease_until=?", []any{micros(q.o.Now().Add(q.o.Lease))}
-	case to.Final():
-		set, args = "due=0, lease_epoch=0, lease_until=0, letter=NULL, ended=?", []any{micros(q.o.Now())}
-	default:
-		args[0] = micros(m.m.Status.Next)
+	set, args := q.markSet(to, "?")
+	if args == nil {
+		args = []any{micros(m.m.Status.Next)}
 	}
 	args = append(args, string(to), m.status, id, m.epoch, m.attempt)
 	update := statement{"UPDATE queue_parcel SET " + set + `, state=?, status=?, rev=rev+1
@@ -195,21 +270,26 @@ func (q *Queue) whyNot(ctx context.Context, tx querier, m *packedMark) error {
 // transactions that end a body's last two parcels at once may both leave it; the sweep finds it.
 func (q *Queue) dropBodies(ctx context.Context, tx querier, ids []string) ([]string, error) {
 	slices.Sort(ids)
+	ids = slices.Compact(ids)
 	var blobs []string
-	for _, id := range slices.Compact(ids) {
-		var inRow bool
-		err := tx.QueryRowContext(ctx, q.d.Rebind(`DELETE FROM queue_body WHERE id=?
+	for len(ids) > 0 {
+		n := q.rung(len(ids))
+		rs, err := tx.QueryContext(ctx, q.d.Rebind("DELETE FROM queue_body WHERE id IN ("+marks(n)+`)
 			AND NOT EXISTS (SELECT 1 FROM queue_parcel p WHERE p.submission=queue_body.submission AND p.ended=0 AND p.body=queue_body.id)
-			RETURNING sealed IS NOT NULL`), id).Scan(&inRow)
-		if errors.Is(err, sql.ErrNoRows) {
-			continue
-		}
+			RETURNING id, CASE WHEN sealed IS NULL THEN 'blob' ELSE '' END`), anys(nil, ids[:n])...)
 		if err != nil {
 			return nil, err
 		}
-		if !inRow {
-			blobs = append(blobs, id)
+		gone, err := scanPairs(rs)
+		if err != nil {
+			return nil, err
 		}
+		for _, id := range ids[:n] {
+			if gone[id] == "blob" {
+				blobs = append(blobs, id)
+			}
+		}
+		ids = ids[n:]
 	}
 	return blobs, nil
 }

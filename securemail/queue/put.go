@@ -51,10 +51,7 @@ func (q *Queue) put(ctx context.Context, b *securemail.Batch) (*securemail.Submi
 	if err != nil {
 		return nil, err
 	}
-	err = q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		return q.insert(ctx, q.d.Prepared(tx), w)
-	})
-	if err != nil {
+	if err = q.puts.Commit(ctx, w); err != nil {
 		return q.putFailed(ctx, w, err)
 	}
 	q.keys.put(w.key.id, w.key)
@@ -329,27 +326,67 @@ func (w *packed) label(s *securemail.Slip) {
 	}
 }
 
-// insert writes w. It is run again where the database says "try again".
-func (q *Queue) insert(ctx context.Context, tx querier, w *packed) error {
-	bodies := make([][]any, len(w.bodies))
-	for i, b := range w.bodies {
-		bodies[i] = []any{b.id, w.b.Submission, b.size, b.sealed}
+// insertAll writes the batches of all who Put at the same moment. It is run again where the database says "try again".
+func (q *Queue) insertAll(ctx context.Context, tx *sql.Tx, ws []*packed) error {
+	if len(ws) == 1 {
+		return q.insert(ctx, q.d.Prepared(tx), ws[0])
 	}
+	var keys, bodies, parcels, labels, events [][]any
+	for _, w := range ws {
+		keys, bodies = append(keys, q.keyRow(w)), append(bodies, w.bodyRows()...)
+		parcels, labels, events = append(parcels, w.parcels...), append(labels, w.labels...), append(events, w.events...)
+	}
+	db := q.d.Prepared(tx)
+	for _, s := range q.inserts(keyInto, keys, keyOnce) {
+		n, err := q.exec(ctx, db, s.query, s.args...)
+		if err != nil {
+			return err
+		}
+		if int(n)*len(keys[0]) != len(s.args) {
+			return errKnown
+		}
+	}
+	if err := q.runAll(ctx, db, q.insertRest(bodies, parcels, labels, events)); err != nil {
+		return err
+	}
+	return q.notify(ctx, tx)
+}
+
+const (
+	keyInto = "queue_key (id, tenant, wrapped, idem, answer, made)"
+	keyOnce = " ON CONFLICT (idem) WHERE idem IS NOT NULL DO NOTHING"
+)
+
+func (q *Queue) keyRow(w *packed) []any {
+	return []any{w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now())}
+}
+
+func (w *packed) bodyRows() [][]any {
+	rows := make([][]any, len(w.bodies))
+	for i, b := range w.bodies {
+		rows[i] = []any{b.id, w.b.Submission, b.size, b.sealed}
+	}
+	return rows
+}
+
+func (q *Queue) insertRest(bodies, parcels, labels, events [][]any) []statement {
+	return slices.Concat(
+		q.inserts("queue_body (id, submission, size, sealed)", bodies, ""),
+		q.inserts("queue_parcel ("+parcelColumns+")", parcels, ""),
+		q.inserts("queue_label (parcel, name, value)", labels, ""),
+		q.insertEvents(events),
+	)
+}
+
+// insert writes w.
+func (q *Queue) insert(ctx context.Context, tx querier, w *packed) error {
 	returning := "1"
-	if q.d.Dialect == sqldb.Postgres {
+	if q.d.Dialect == sqldb.Postgres && q.mayNotify() {
 		returning = "pg_notify('" + channel + "','')" // tells the listeners of other processes when and if tx commits
 	}
-	key := statement{
-		`INSERT INTO queue_key (id, tenant, wrapped, idem, answer, made) VALUES (?,?,?,?,?,?)
-		ON CONFLICT (idem) WHERE idem IS NOT NULL DO NOTHING RETURNING ` + returning,
-		[]any{w.b.Submission, w.b.Tenant, w.key.wrapped, w.idem, w.answer, micros(q.o.Now())},
-	}
-	err := q.together(ctx, tx, key, new(any), slices.Concat(
-		q.inserts("queue_body (id, submission, size, sealed)", bodies, ""),
-		q.inserts("queue_parcel ("+parcelColumns+")", w.parcels, ""),
-		q.inserts("queue_label (parcel, name, value)", w.labels, ""),
-		q.insertEvents(w.events),
-	))
+	row := q.keyRow(w)
+	key := statement{"INSERT INTO " + keyInto + " VALUES (" + marks(len(row)) + ")" + keyOnce + " RETURNING " + returning, row}
+	err := q.together(ctx, tx, key, new(any), q.insertRest(w.bodyRows(), w.parcels, w.labels, w.events))
 	if errors.Is(err, sql.ErrNoRows) {
 		return errKnown
 	}

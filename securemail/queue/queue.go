@@ -72,12 +72,14 @@ type Queue struct {
 	bodies cache[*securemail.Message]
 	opened cache[openedEvent]
 	turns  turns
+	puts   *sqldb.Group[*packed]
 
 	mu    sync.Mutex // guards what follows
 	wake  chan struct{}
 	held  map[securemail.ParcelID]hold
 	runs  int
 	swept time.Time
+	rang  time.Time // when the listeners of other processes were last told
 }
 
 // hold is a lease that this process renews.
@@ -110,6 +112,7 @@ func New(ctx context.Context, db *sql.DB, ring securemail.KeyRing, o *Options) (
 	if q.d, err = sqldb.Of(ctx, db); err != nil {
 		return nil, failed("open", err)
 	}
+	q.puts = sqldb.NewGroup(q.d, q.insertAll)
 	if err := q.d.CheckDurable(ctx); err != nil {
 		return nil, failed("settings", err)
 	}

@@ -18,6 +18,7 @@ const (
 	sweepLook   = time.Minute
 	listenAgain = 2 * time.Second
 	sweepPage   = 100
+	notifyEvery = 10 * time.Millisecond
 )
 
 // BlobLister is an optional part of a BlobStore: without it, blobs that a crash left without a row stay. List yields the
@@ -92,11 +93,24 @@ func (q *Queue) listen(ctx context.Context) {
 
 // notify tells the listeners of other processes, when and if tx commits.
 func (q *Queue) notify(ctx context.Context, tx *sql.Tx) error {
-	if q.d.Dialect != sqldb.Postgres {
+	if q.d.Dialect != sqldb.Postgres || !q.mayNotify() {
 		return nil
 	}
 	_, err := tx.ExecContext(ctx, "SELECT pg_notify($1, '')", channel)
 	return err
+}
+
+// mayNotify says that the listeners were not told a moment ago. Transactions that notify commit one after the other
+// (PostgreSQL holds a lock for it), which would cost more than the look that a listener takes a quarter of a second later.
+func (q *Queue) mayNotify() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	if now.Sub(q.rang) < notifyEvery {
+		return false
+	}
+	q.rang = now
+	return true
 }
 
 // renew prolongs what this process holds, but for what it has held for half an hour without a Mark.
@@ -118,8 +132,11 @@ func (q *Queue) renew(ctx context.Context) error {
 	return q.d.Commit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		until := micros(q.o.Now().Add(q.o.Lease))
 		for part := range slices.Chunk(ids, inOneList) {
-			_, err := q.exec(ctx, tx, "UPDATE queue_parcel SET lease_until=? WHERE lease_epoch=? AND id IN ("+marks(len(part))+")",
-				anys([]any{until, q.epoch}, part)...)
+			ours := "lease_epoch=? AND id IN (" + marks(len(part)) + ")"
+			if q.d.Dialect == sqldb.Postgres { // one that a Mark is writing needs no renewal, and is not waited for
+				ours = "id IN (SELECT id FROM queue_parcel WHERE " + ours + " FOR UPDATE SKIP LOCKED)"
+			}
+			_, err := q.exec(ctx, tx, "UPDATE queue_parcel SET lease_until=? WHERE "+ours, anys([]any{until, q.epoch}, part)...)
 			if err != nil {
 				return err
 			}

@@ -15,18 +15,27 @@ type statement struct {
 
 const (
 	maxRows   = 100 // in one insert: within SQLite's 32,766 and PostgreSQL's 65,535 parameters
+	fewRows   = 10
 	fuseArgs  = 150 // larger statements gain nothing from a round trip less
 	fuseParts = 4
 )
 
-// inserts writes rows many at a time. SQLite knows two texts of each, which stay prepared.
+// rung is how many of n rows go into the next statement. SQLite knows few texts of each, which stay prepared.
+func (q *Queue) rung(n int) int {
+	switch {
+	case n >= maxRows || q.d.Dialect == sqldb.Postgres:
+		return min(n, maxRows)
+	case n >= fewRows:
+		return fewRows
+	}
+	return 1
+}
+
+// inserts writes rows many at a time.
 func (q *Queue) inserts(into string, rows [][]any, tail string) []statement {
 	var out []statement
 	for len(rows) > 0 {
-		n := min(len(rows), maxRows)
-		if n < maxRows && q.d.Dialect == sqldb.SQLite {
-			n = 1
-		}
+		n := q.rung(len(rows))
 		one := "(" + marks(len(rows[0])) + ")"
 		args := make([]any, 0, n*len(rows[0]))
 		for _, r := range rows[:n] {
