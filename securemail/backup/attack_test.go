@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/mod/sumdb/tlog"
 
 	"github.com/postseal/postseal/internal/seal"
 	"github.com/postseal/postseal/securemail"
@@ -303,7 +304,15 @@ func TestBadSets(t *testing.T) {
 		"no log key":  func(s *backup.Set) { s.LogKey = "" },
 		"other key":   func(c *backup.Set) { c.LogKey = filled(t).log.PublicKey() },
 		"publish":     func(s *backup.Set) { s.Publish = func(context.Context) error { return errors.New("no") } },
-		"ring fails":  func(s *backup.Set) { s.Ring = badRing{s.Ring} },
+		"key fails":   func(s *backup.Set) { s.Ring = keys{s.Ring, nil, nil, errors.New("no")} },
+		"long key":    func(s *backup.Set) { s.Ring = keys{s.Ring, fixedKey, make([]byte, 1<<20), nil} },
+		"short key":   func(s *backup.Set) { s.Ring = keys{s.Ring, []byte{1}, []byte{1}, nil} },
+		"closed": func(s *backup.Set) {
+			s.DB = lite(t, filepath.Join(t.TempDir(), "x.db"))
+			require.NoError(t, s.DB.Close())
+		},
+		"empty":      func(s *backup.Set) { s.DB = lite(t, filepath.Join(t.TempDir(), "x.db")) },
+		"ring fails": func(s *backup.Set) { s.Ring = badRing{s.Ring} },
 		"log cut": func(c *backup.Set) {
 			c.Log = fstest.MapFS{"checkpoint": &fstest.MapFile{Data: s.log.Checkpoint()}}
 		},
@@ -329,6 +338,17 @@ func TestBadSets(t *testing.T) {
 type badRing struct{ backup.Ring }
 
 func (badRing) Backup(context.Context, io.Writer) error { return errors.New("no") }
+
+// keys gives a key of its own.
+type keys struct {
+	backup.Ring
+	key, wrapped []byte
+	err          error
+}
+
+func (k keys) BackupKey(context.Context) (key, wrapped []byte, err error) {
+	return slices.Clone(k.key), k.wrapped, k.err
+}
 
 var errFull = errors.New("no room")
 
@@ -408,12 +428,61 @@ func fixed(context.Context, []byte) ([]byte, error) { return slices.Clone(fixedK
 
 // sealed is a backup of the records in text.
 func sealed(t testing.TB, text string) []byte {
-	h := `{"id":"1","taken":"2026-01-02T00:00:00Z","key":"AA=="}`
+	return sealedUnder(t, `{"id":"1","taken":"2026-01-02T00:00:00Z","key":"AA=="}`, text)
+}
+
+func sealedUnder(t testing.TB, h, text string) []byte {
 	head := binary.BigEndian.AppendUint32([]byte("postseal backup v1\n"), uint32(len(h)))
 	head = append(head, h...)
 	b, err := seal.Seal(fixedKey, []byte(text), head)
 	require.NoError(t, err)
 	return append(head, b...)
+}
+
+// TestLogsOutOfOrder seals logs that no backup holds.
+func TestLogsOutOfOrder(t *testing.T) {
+	entry := `{"event":"e"}`
+	bundle := "\x00\x0d" + entry
+	hash := tlog.RecordHash([]byte(entry))
+	cp := "o\n1\n" + hash.String() + "\n\n"
+	head := func(cp string) string {
+		b, err := json.Marshal(map[string]any{"id": "1", "taken": "2026-01-02T00:00:00Z", "key": []byte{0}, "checkpoint": cp})
+		require.NoError(t, err)
+		return string(b)
+	}
+	object := func(name, data string) string { return rec('O', "l"+name) + rec('D', data) + rec('C', "\x00") }
+	m, first := rec('M', `{"dialect":"sqlite","packages":[]}`), object("checkpoint", cp)
+	tile, entries := object("tile/0/000.p/1", string(hash[:])), object("tile/entries/000.p/1", bundle)
+	end := rec('O', "kring") + rec('C', "\x00") +
+		rec('E', `{"id":"1","taken":"2026-01-02T00:00:00Z","dialect":"sqlite","rows":{},"blobs":0,"gone":0,"log_size":1,"log_origin":"o","octets":0}`)
+	check := func(cp, text string) error { return verify(t, sealedUnder(t, head(cp), text), fixed, "") }
+	require.NoError(t, check(cp, m+first+tile+entries+object("catalog/x", "y")+end))
+	require.NoError(t, check(cp, m+first+tile+object("catalog/x", "y")+end), "pruned")
+	for name, text := range map[string]string{
+		"no tile":          m + first + end,
+		"entries alone":    m + first + entries + end,
+		"two tiles":        m + first + tile + entries + tile + end,
+		"wrong entries":    m + first + tile + object("tile/entries/000.p/1", "\x00\x0dx"+entry[1:]) + end,
+		"cut entries":      m + first + tile + object("tile/entries/000.p/1", "\x00\x0e"+entry) + end,
+		"no entries":       m + first + tile + object("tile/entries/000.p/1", "") + end,
+		"a short tile":     m + first + object("tile/0/000.p/1", "x") + end,
+		"another hash":     m + first + object("tile/0/000.p/1", strings.Repeat("x", 32)) + end,
+		"another level":    m + first + object("tile/1/000.p/1", string(hash[:])) + end,
+		"two checkpoints":  m + first + first + tile + end,
+		"other checkpoint": m + object("checkpoint", "o\n2\n"+hash.String()+"\n\n") + tile + end,
+		"a huge file":      m + first + rec('O', "lx") + strings.Repeat(rec('D', strings.Repeat("x", 1<<20)), 33) + rec('C', "\x00") + end,
+	} {
+		require.ErrorIs(t, check(cp, text), backup.ErrCorrupt, name)
+	}
+	for _, cp := range []string{"x", "o\n-1\nAAAA\n", "o\n1\n!\n", "o\nx\n\n"} {
+		require.ErrorIs(t, check(cp, m+object("checkpoint", cp)+tile+end), backup.ErrCorrupt)
+	}
+	for _, name := range []string{"../x", "/x", "a//b", `a\b`} {
+		dir := t.TempDir()
+		_, err := backup.Restore(t.Context(), bytes.NewReader(sealedUnder(t, head(cp), m+first+tile+entries+object(name, "x")+end)), fixed,
+			&backup.Target{DB: lite(t, filepath.Join(dir, "x.db")), LogDir: filepath.Join(dir, "log"), Ring: discard})
+		require.ErrorIs(t, err, backup.ErrCorrupt, name)
+	}
 }
 
 // FuzzVerify gives the reader records that somebody with the key made up.

@@ -205,6 +205,22 @@ func faulty(t *testing.T, path string) (*sql.DB, *sqldbtest.Faults) {
 	return db, f
 }
 
+func TestClosedDatabases(t *testing.T) {
+	db := lite(t, filepath.Join(t.TempDir(), "x.db"))
+	require.NoError(t, db.Close())
+	_, err := backup.Pending(t.Context(), db)
+	require.Error(t, err)
+	require.Error(t, backup.Declare(t.Context(), db, time.Now()))
+	require.Error(t, into(t, db, "", nil))
+	open := fresh(t)
+	require.NoError(t, into(t, open, rec('M', oneTable)+ending(""), nil))
+	require.NoError(t, open.Close())
+	_, err = backup.Pending(t.Context(), open)
+	require.Error(t, err)
+	require.Error(t, backup.Declare(t.Context(), open, time.Now()))
+	require.Error(t, into(t, open, "", nil))
+}
+
 func discard(_ context.Context, r io.Reader) error {
 	_, err := io.Copy(io.Discard, r)
 	return err

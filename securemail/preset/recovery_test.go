@@ -18,6 +18,7 @@ import (
 
 	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/audit"
 	"github.com/postseal/postseal/securemail/backup"
 	"github.com/postseal/postseal/securemail/keyring"
 	"github.com/postseal/postseal/securemail/preset"
@@ -186,13 +187,18 @@ func TestADatabaseCopiedBackByHand(t *testing.T) {
 	require.NoError(t, m.Close())
 	require.Len(t, m.peer.Messages(), 2)
 	require.NoError(t, os.WriteFile(m.path, old, 0o600))
+	m.open(m.path)
+	_, err = m.RunDue(t.Context())
+	require.ErrorIs(t, err, audit.ErrOldDatabase)
+	m.send(1) // is accepted, and waits
+	require.NoError(t, m.Close())
 
 	d, err := preset.Declare(t.Context(), m.path, quiet(m.so), declaration())
 	require.NoError(t, err)
 	require.Equal(t, 2, d.Settled[securemail.StateDelivered])
 	m.open(m.path)
 	m.run()
-	require.Len(t, m.peer.Messages(), 2)
+	require.Len(t, m.peer.Messages(), 3, "what was sent since")
 	for _, id := range ids {
 		require.Equal(t, securemail.StateDelivered, m.states()[id])
 	}
