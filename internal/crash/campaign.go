@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net/url"
 	"os"
@@ -23,7 +24,7 @@ const (
 	checkBy             = 20                     // every so many children the whole log is read
 )
 
-// run is one campaign under way.
+// runner is one campaign under way.
 type runner struct {
 	settings
 	w    *world
@@ -36,7 +37,7 @@ type runner struct {
 	restart  time.Duration
 }
 
-func campaign(ctx context.Context, s settings) (r *result, err error) {
+func kills(ctx context.Context, s settings) (r *result, err error) {
 	dir, err := os.MkdirTemp("", "crash")
 	if err != nil {
 		return nil, err
@@ -62,7 +63,7 @@ func campaign(ctx context.Context, s settings) (r *result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.count(l), nil
+	return c.count(l, nil), nil
 }
 
 // schema makes a place of its own on PostgreSQL.
@@ -136,13 +137,18 @@ func (c *runner) round(ctx context.Context, i int) error {
 	c.read(out)
 	err = cmd.Wait()
 	<-killed
-	if first := c.w.first.Load(); first > 0 {
-		c.restart = max(c.restart, time.Unix(0, first).Sub(start))
-	}
+	c.delivered(start)
 	if err == nil || !strings.Contains(err.Error(), "killed") {
 		return fmt.Errorf("the child ended by itself: %w", errors.Join(err, errEnded))
 	}
 	return nil
+}
+
+// delivered notes how long a child took from its start to its first delivery, if it came to one.
+func (c *runner) delivered(start time.Time) {
+	if first := c.w.first.Load(); first > 0 {
+		c.restart = max(c.restart, time.Unix(0, first).Sub(start))
+	}
 }
 
 var errEnded = errors.New("before it was killed")
@@ -154,8 +160,11 @@ func (c *runner) awaitDelivery(start time.Time) {
 }
 
 // read takes the lines of a child that is killed; one that is not whole was not read, and does not count.
-func (c *runner) read(out io.Reader) {
-	for s := bufio.NewReader(out); ; {
+func (c *runner) read(out io.Reader) { c.readUntil(out, math.MaxInt) }
+
+// readUntil is read until most recipients were accepted.
+func (c *runner) readUntil(out io.Reader, most int) {
+	for s := bufio.NewReader(out); len(c.accepted) < most; {
 		line, err := s.ReadString('\n')
 		if err != nil {
 			return
@@ -179,10 +188,12 @@ type left struct {
 }
 
 func (c *runner) finish(ctx context.Context) (*left, error) {
-	cmd, out, err := c.child(ctx, "finish", true)
+	cmd, out, err := c.child(ctx, "finish", false)
 	if err != nil {
 		return nil, err
 	}
+	c.w.first.Store(0)
+	start := time.Now()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -202,6 +213,7 @@ func (c *runner) finish(ctx context.Context) (*left, error) {
 	if err := cmd.Wait(); err != nil {
 		return nil, fmt.Errorf("the last child: %w", err)
 	}
+	c.delivered(start)
 	return l, nil
 }
 

@@ -23,9 +23,12 @@ func (w *world) arrivals() (at map[string]int, below int) {
 	return at, below
 }
 
-// count compares what was accepted, what arrived, and what is recorded.
-func (c *runner) count(l *left) *result {
+// count compares what was accepted, what arrived, also before the hosts forgot, and what is recorded.
+func (c *runner) count(l *left, before map[string]int) *result {
 	at, below := c.w.arrivals()
+	for to, n := range before {
+		at[to] += n
+	}
 	r := &result{
 		Rounds: c.rounds, Accepted: len(c.accepted), BelowFloor: below, RestartMax: c.restart.Milliseconds(),
 		Unreported: l.unproved, Events: l.events,

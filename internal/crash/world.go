@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,13 +29,24 @@ type world struct {
 	dns   *dnspeer.Peer
 	// first is when something first arrived since it was last set to 0, in nanoseconds since 1970.
 	first atomic.Int64
+
+	mu sync.Mutex // guards what follows
+	// rcpts are the recipients of the transactions under way, times when each recipient's mail arrived.
+	rcpts map[session]string
+	times map[string][]time.Time
+}
+
+// session is one connection to one host.
+type session struct {
+	host string
+	conn int
 }
 
 const slow = 20 * time.Millisecond
 
 // startWorld starts the hosts, and writes the certificate that the child trusts to dir.
 func startWorld(dir string) (*world, error) {
-	w := new(world)
+	w := &world{rcpts: make(map[session]string), times: make(map[string][]time.Time)}
 	cert := smtppeer.SelfSigned("mx.good.test", "mx.slow.test", "mx.later.test", "mx.drop.test")
 	root := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]})
 	if err := os.WriteFile(filepath.Join(dir, caFile), root, 0o600); err != nil {
@@ -65,7 +77,7 @@ func startWorld(dir string) (*world, error) {
 	} {
 		name := "mx." + h.domain
 		o := h.o(name)
-		o.Hostname, o.Discard, o.Hook = name, true, w.watch(h.misdo)
+		o.Hostname, o.Discard, o.Hook = name, true, w.watch(name, h.misdo)
 		p, err := smtppeer.Start(o)
 		if err != nil {
 			return nil, errors.Join(err, w.close())
@@ -89,10 +101,19 @@ func on(e smtppeer.Event, s smtppeer.Stage, n int, a smtppeer.Action) *smtppeer.
 }
 
 // watch notes arrivals, and then does as misdo says.
-func (w *world) watch(misdo func(smtppeer.Event) *smtppeer.Action) func(smtppeer.Event) *smtppeer.Action {
+func (w *world) watch(name string, misdo func(smtppeer.Event) *smtppeer.Action) func(smtppeer.Event) *smtppeer.Action {
 	return func(e smtppeer.Event) *smtppeer.Action {
-		if e.Stage == smtppeer.StageDot {
-			w.first.CompareAndSwap(0, time.Now().UnixNano())
+		switch now := time.Now(); e.Stage {
+		case smtppeer.StageRcpt:
+			w.mu.Lock()
+			w.rcpts[session{name, e.Conn}] = e.Arg
+			w.mu.Unlock()
+		case smtppeer.StageDot:
+			w.first.CompareAndSwap(0, now.UnixNano())
+			w.mu.Lock()
+			to := w.rcpts[session{name, e.Conn}]
+			w.times[to] = append(w.times[to], now)
+			w.mu.Unlock()
 		}
 		if misdo == nil {
 			return nil
@@ -108,6 +129,31 @@ func (w *world) addrs() string {
 		out[i] = fmt.Sprintf("127.0.1.%d=%s", i+1, h.peer.Addr())
 	}
 	return strings.Join(out, ",")
+}
+
+// forget drops all arrivals so far.
+func (w *world) forget() {
+	for _, h := range w.hosts {
+		h.peer.Reset()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.times)
+}
+
+// before counts the arrivals for each recipient before an instant.
+func (w *world) before(t time.Time) map[string]int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := make(map[string]int, len(w.times))
+	for to, at := range w.times {
+		for _, a := range at {
+			if a.Before(t) {
+				out[to]++
+			}
+		}
+	}
+	return out
 }
 
 func (w *world) close() error {
