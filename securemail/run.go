@@ -12,7 +12,8 @@ import (
 const (
 	takeWait   = time.Second            // how long Take may wait for work
 	idleFeed   = 200 * time.Millisecond // pause of a reader that has read all
-	feedBatch  = 256
+	feedBatch  = 1000
+	gather     = 2 * time.Millisecond // how long a busy Run waits for more free workers, to lease for many at once
 	firstPause = 50 * time.Millisecond
 	lastPause  = 5 * time.Second
 
@@ -168,14 +169,35 @@ func (m *Mailer) takeAll(taking context.Context) {
 	wg.Wait()
 }
 
-// acquire takes at least one slot, and all others that are free; 0: ctx ended.
+// acquire takes at least one slot, and all others that are free; 0: ctx ended. Where most are at work it waits a moment for
+// more of them, since a lease for many costs little more than for one.
 func (m *Mailer) acquire(ctx context.Context, slots chan struct{}) int {
 	select {
 	case slots <- struct{}{}:
 	case <-ctx.Done():
 		return 0
 	}
-	n := 1
+	n := 1 + fill(slots)
+	if n >= cap(slots)/2 {
+		return n
+	}
+	enough := time.NewTimer(gather)
+	defer enough.Stop()
+	for n < cap(slots)/2 {
+		select {
+		case slots <- struct{}{}:
+			n++
+		case <-enough.C:
+			return n
+		case <-ctx.Done():
+			return n
+		}
+	}
+	return n
+}
+
+// fill takes the slots that are free and says how many.
+func fill(slots chan struct{}) (n int) {
 	for {
 		select {
 		case slots <- struct{}{}:
