@@ -23,7 +23,8 @@ var (
 )
 
 // CorruptError says that something stored is damaged, missing, or not readable with the key it names: a fault of the
-// disk, of the key ring, or of somebody who wrote to the database.
+// disk, of the key ring, or of somebody who wrote to the database. So is a key whose scope was destroyed, as it should be:
+// then Err has a method Destroyed() bool that answers true.
 type CorruptError struct {
 	// Part is what: "slip", "letter", "status", "event", "key", "answer" or "body".
 	Part string
@@ -45,6 +46,12 @@ func (e *CorruptError) Unwrap() error { return e.Err }
 func isDamage(err error) bool {
 	_, ok := errors.AsType[*CorruptError](err)
 	return ok || errors.Is(err, seal.ErrCorrupt) || errors.Is(err, fs.ErrNotExist)
+}
+
+// isDestroyed says that the key ring's error is final: the scope of the key was destroyed.
+func isDestroyed(err error) bool {
+	var d interface{ Destroyed() bool }
+	return errors.As(err, &d) && d.Destroyed()
 }
 
 // failed gives err the context what, and the typed error that a caller can branch on.

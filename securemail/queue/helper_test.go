@@ -238,6 +238,7 @@ func content(t testing.TB, m *securemail.Message) string {
 type ring struct {
 	mu     sync.Mutex // guards all
 	scopes map[string][]byte
+	gone   map[string]bool
 	fail   error
 	wraps  int
 }
@@ -252,13 +253,19 @@ func fixedRing() *ring {
 	return r
 }
 
-func newRing() *ring { return &ring{scopes: make(map[string][]byte)} }
+// destroyedError is how a ring says that an error is final.
+type destroyedError struct{}
+
+func (destroyedError) Error() string   { return "scope destroyed" }
+func (destroyedError) Destroyed() bool { return true }
+
+func newRing() *ring { return &ring{scopes: make(map[string][]byte), gone: make(map[string]bool)} }
 
 func (r *ring) key(scopes []string) ([]byte, error) {
 	h := sha256.New()
 	for _, s := range scopes {
 		if r.scopes[s] == nil {
-			return nil, errors.New("ring: scope destroyed")
+			return nil, fmt.Errorf("ring: %w", destroyedError{})
 		}
 		h.Write(r.scopes[s])
 	}
@@ -273,7 +280,7 @@ func (r *ring) Wrap(_ context.Context, key []byte, scopes ...string) ([]byte, er
 	}
 	r.wraps++
 	for _, s := range scopes {
-		if r.scopes[s] == nil {
+		if r.scopes[s] == nil && !r.gone[s] {
 			r.scopes[s] = seal.NewKey()
 		}
 	}
@@ -311,6 +318,7 @@ func (r *ring) Destroy(_ context.Context, scope string) (securemail.Destruction,
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.scopes, scope)
+	r.gone[scope] = true
 	return securemail.Destruction{Scope: scope, At: time.Now()}, nil
 }
 

@@ -22,7 +22,7 @@ func (q *Queue) History(ctx context.Context, tenant string, id securemail.Parcel
 	if err != nil {
 		return nil, failed("history", err)
 	}
-	rs, err := q.db.QueryContext(ctx, q.d.Rebind(`SELECT e.pos, e.id, e.sealed, k.id, k.wrapped
+	rs, err := q.db.QueryContext(ctx, q.d.Rebind(`SELECT e.pos, e.id, e.sealed, k.id, k.wrapped, e.made
 		FROM queue_event e JOIN queue_key k ON k.id=e.data_key WHERE e.data_key=? ORDER BY e.pos`), submission)
 	if err != nil {
 		return nil, failed("history", err)

@@ -23,15 +23,20 @@ type dataKey struct {
 
 // newKey makes a key and has it wrapped for tenant.
 func (q *Queue) newKey(ctx context.Context, tenant, id string) (*dataKey, error) {
+	return q.newKeyUnder(ctx, "tenant/"+tenant, id)
+}
+
+func (q *Queue) newKeyUnder(ctx context.Context, scope, id string) (*dataKey, error) {
 	k := &dataKey{id: id, key: seal.NewKey()}
 	var err error
-	if k.wrapped, err = q.ring.Wrap(ctx, k.key, "tenant/"+tenant); err != nil {
+	if k.wrapped, err = q.ring.Wrap(ctx, k.key, scope); err != nil {
 		return nil, failed("wrap data key", err)
 	}
 	return k, nil
 }
 
-// openKey unwraps a stored key. An error of the ring is "not now": it may be a service that is down.
+// openKey unwraps a stored key. An error of the ring is "not now", as it may be a service that is down, unless the scope
+// was destroyed.
 func (q *Queue) openKey(ctx context.Context, id string, wrapped []byte) (*dataKey, error) {
 	// A submission whose transaction was rolled back may come again under another key: compare.
 	if k, ok := q.keys.get(id); ok && bytes.Equal(k.wrapped, wrapped) {
@@ -39,7 +44,9 @@ func (q *Queue) openKey(ctx context.Context, id string, wrapped []byte) (*dataKe
 	}
 	k := &dataKey{id: id, wrapped: wrapped}
 	var err error
-	if k.key, err = q.ring.Unwrap(ctx, wrapped); err != nil {
+	if k.key, err = q.ring.Unwrap(ctx, wrapped); isDestroyed(err) {
+		return nil, &CorruptError{Part: "key", ID: id, Err: err}
+	} else if err != nil {
 		return nil, failed("unwrap data key", err)
 	}
 	if len(k.key) != seal.KeySize {

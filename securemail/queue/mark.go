@@ -42,13 +42,13 @@ type packedMark struct {
 	m              *securemail.Mark
 	epoch, attempt int64
 	status         []byte
-	events         [][]any
+	keys, events   [][]any
 }
 
 // Mark implements [securemail.Queue]: all of ms or none, with their events, durable when it returns nil. StateAttempting
 // keeps the lease and renews it; every other state ends it. Deferred must have Status.Next; uncertain with Next is tried
 // again then. [ErrTransition] says that the table of states has no such change; securemail.ErrLease that some lease was
-// lost, or already ended by another Mark. A repeat of a Mark that holds, told by its events' ids, is nil: so it may be
+// lost, or already ended by another Mark. Where the parcel's scope was destroyed meanwhile, its state alone is recorded. A repeat of a Mark that holds, told by its events' ids, is nil: so it may be
 // repeated after [ErrUnknown].
 func (q *Queue) Mark(ctx context.Context, ms ...securemail.Mark) error {
 	pms := make([]*packedMark, len(ms))
@@ -111,6 +111,9 @@ func (q *Queue) packMark(ctx context.Context, m *securemail.Mark) (*packedMark, 
 		return nil, fmt.Errorf("%w: deferred without a time to try again", ErrTransition)
 	}
 	k, err := q.submissionKey(ctx, m.Lease.Parcel.Submission)
+	if isDestroyed(err) {
+		return p, q.packBare(ctx, p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +126,32 @@ func (q *Queue) packMark(ctx context.Context, m *securemail.Mark) (*packedMark, 
 	}
 	p.events, err = k.eventRows(m.Events)
 	return p, err
+}
+
+// packBare packs a Mark of a parcel whose scope was destroyed while it was leased: what can still be told is its state, in
+// events without content that the queue's own scope keeps.
+func (q *Queue) packBare(ctx context.Context, p *packedMark) error {
+	k, err := q.newKeyUnder(ctx, indexScope, "e"+newRandom())
+	if err != nil {
+		return err
+	}
+	bare := make([]securemail.Event, len(p.m.Events))
+	for i, e := range p.m.Events {
+		bare[i] = securemail.Event{
+			ID: e.ID, Kind: e.Kind, Time: e.Time, By: securemail.Actor{ID: "queue", Kind: "part"},
+			Status: bareStatus(p.m.Lease.Parcel.ID, p.m.Lease.Parcel.Submission, e.Status.State),
+			Detail: map[string]string{"rule": "destroyed"},
+		}
+	}
+	p.keys = [][]any{{k.id, "", k.wrapped, micros(q.o.Now())}}
+	p.events, err = k.eventRows(bare)
+	return err
+}
+
+func bareStatus(id securemail.ParcelID, submission string, state securemail.State) securemail.Status {
+	st := securemail.Status{State: state}
+	st.ID, st.Submission = id, submission
+	return st
 }
 
 // submissionKey is the data key of a submission, from memory as a rule.
@@ -179,7 +208,9 @@ func (q *Queue) writeAlike(ctx context.Context, tx querier, ms []*packedMark, bo
 	set += ", state=?, status=v.sealed, rev=rev+1"
 	args = append(args, string(to))
 	values, events := make([]any, 0, 5*len(ms)), make([][]any, 0, len(ms))
+	var keys [][]any
 	for _, m := range ms {
+		keys = append(keys, m.keys...)
 		values = append(values, string(m.m.Lease.Parcel.ID), m.epoch, m.attempt, m.status, micros(m.m.Status.Next))
 		events = append(events, m.events...)
 	}
@@ -207,7 +238,7 @@ func (q *Queue) writeAlike(ctx context.Context, tx querier, ms []*packedMark, bo
 			bodies = append(bodies, body)
 		}
 	}
-	return bodies, q.runAll(ctx, tx, q.insertEvents(events))
+	return bodies, q.runAll(ctx, tx, slices.Concat(q.insertEventKeys(keys), q.insertEvents(events)))
 }
 
 func scanPairs(rs *sql.Rows) (map[string]string, error) {
@@ -245,7 +276,7 @@ func (q *Queue) writeMark(ctx context.Context, tx querier, m *packedMark) (body 
 	args = append(args, string(to), m.status, id, m.epoch, m.attempt)
 	update := statement{"UPDATE queue_parcel SET " + set + `, state=?, status=?, rev=rev+1
 		WHERE id=? AND lease_epoch=? AND attempt=? AND state IN (` + marks(len(from)) + ") RETURNING body", anys(args, from)}
-	err = q.together(ctx, tx, update, &body, q.insertEvents(m.events))
+	err = q.together(ctx, tx, update, &body, slices.Concat(q.insertEventKeys(m.keys), q.insertEvents(m.events)))
 	if errors.Is(err, sql.ErrNoRows) {
 		err = q.whyNot(ctx, tx, m)
 	}

@@ -66,8 +66,12 @@ func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedE
 }
 
 func (q *Queue) writeEvents(ctx context.Context, tx querier, p *packedEvents) error {
-	keys := q.inserts("queue_key (id, tenant, wrapped, made)", p.keys, "")
-	return q.runAll(ctx, tx, slices.Concat(keys, q.insertEvents(p.events), p.reads))
+	return q.runAll(ctx, tx, slices.Concat(q.insertEventKeys(p.keys), q.insertEvents(p.events), p.reads))
+}
+
+// insertEventKeys writes keys that only events are sealed under.
+func (q *Queue) insertEventKeys(rows [][]any) []statement {
+	return q.inserts("queue_key (id, tenant, wrapped, made)", rows, "")
 }
 
 // insertEvents takes each event id once: a repeat after an unknown outcome changes nothing.
@@ -106,7 +110,7 @@ func (q *Queue) seqColumn() string {
 // without gaps that could fill later: what was read once is never preceded by something new. Two calls without an Ack
 // between give the same events. A new reader starts at the oldest event kept, and from its first Next on no event is
 // purged that it has not acknowledged. An event that can't be opened stops the reader with a [CorruptError], behind the
-// events before it.
+// events before it; one whose scope was destroyed comes as one of Kind "destroyed" with its id and time alone.
 func (q *Queue) Next(ctx context.Context, reader string, max int) ([]securemail.Event, error) {
 	cursor, err := q.cursor(ctx, reader)
 	if err != nil {
@@ -116,7 +120,7 @@ func (q *Queue) Next(ctx context.Context, reader string, max int) ([]securemail.
 		return nil, failed("number events", err)
 	}
 	seq := q.seqColumn()
-	rs, err := q.db.QueryContext(ctx, q.d.Rebind("SELECT "+seq+`, e.id, e.sealed, k.id, k.wrapped
+	rs, err := q.db.QueryContext(ctx, q.d.Rebind("SELECT "+seq+`, e.id, e.sealed, k.id, k.wrapped, e.made
 		FROM queue_event e JOIN queue_key k ON k.id=e.data_key WHERE `+seq+">? ORDER BY "+seq+" LIMIT ?"), cursor, min(max, maxNext))
 	if err != nil {
 		return nil, failed("read events", err)
@@ -128,6 +132,9 @@ func (q *Queue) Next(ctx context.Context, reader string, max int) ([]securemail.
 	var out []securemail.Event
 	for _, r := range rows {
 		e, err := q.openEvent(ctx, r)
+		if isDestroyed(err) {
+			e, err = unreadable(r), nil
+		}
 		if err != nil && len(out) > 0 {
 			break // the next call says so
 		}
@@ -139,7 +146,16 @@ func (q *Queue) Next(ctx context.Context, reader string, max int) ([]securemail.
 	return out, nil
 }
 
+// unreadable stands in the place of an event whose scope was destroyed before a reader had read it.
+func unreadable(r *eventRow) securemail.Event {
+	return securemail.Event{
+		Seq: r.seq, ID: r.id, Kind: "destroyed", Time: time.UnixMicro(r.made).UTC(),
+		By: securemail.Actor{ID: "queue", Kind: "part"}, Detail: map[string]string{"rule": "destroyed"},
+	}
+}
+
 type eventRow struct {
+	made            int64
 	seq             int64
 	id, key         string
 	sealed, wrapped []byte
@@ -150,7 +166,7 @@ func scanEvents(rs *sql.Rows) ([]*eventRow, error) {
 	var out []*eventRow
 	for rs.Next() {
 		r := new(eventRow)
-		if err := rs.Scan(&r.seq, &r.id, &r.sealed, &r.key, &r.wrapped); err != nil {
+		if err := rs.Scan(&r.seq, &r.id, &r.sealed, &r.key, &r.wrapped, &r.made); err != nil {
 			return nil, err
 		}
 		out = append(out, r)

@@ -228,23 +228,23 @@ func (q *Queue) setAside(ctx context.Context, r *row, cause error) error {
 		})
 	}
 	q.log.ErrorContext(ctx, "queue: a stored parcel is damaged", "parcel", r.id)
-	st := securemail.Status{State: securemail.StateHeld, Attempt: int(r.attempt), Failure: "queue: the stored parcel is damaged", Changed: now}
+	st := bareStatus(securemail.ParcelID(r.id), r.submission, securemail.StateHeld)
+	st.Attempt, st.Failure, st.Changed, st.Actor.Tenant = int(r.attempt), "queue: the stored parcel is damaged", now, r.tenant
 	if r.state == string(securemail.StateAttempting) || r.state == string(securemail.StateUncertain) {
 		st.State = securemail.StateUncertain
 	}
-	st.ID, st.Submission, st.Actor.Tenant = securemail.ParcelID(r.id), r.submission, r.tenant
-	st.Reasons = []securemail.Reason{{Rule: "corrupt", Text: strings.TrimPrefix(cause.Error(), "queue: ")}}
-	e := securemail.Event{
-		ID: newID(now), Kind: string(st.State), Time: now, Status: st, Detail: map[string]string{"rule": "corrupt"},
-		By: securemail.Actor{Tenant: r.tenant, ID: "queue", Kind: "part"},
+	rule := "corrupt"
+	if isDestroyed(cause) {
+		rule, st.Failure = "destroyed", "queue: the parcel's key was destroyed"
 	}
+	st.Reasons = []securemail.Reason{{Rule: rule, Text: strings.TrimPrefix(cause.Error(), "queue: ")}}
 	status := r.status
-	if k, err := q.openKey(ctx, r.submission, r.wrapped); err == nil {
+	if k, err := q.openKey(ctx, r.submission, r.wrapped); err == nil && r.wrapped != nil {
 		if status, err = k.sealed("status", r.id, progressOf(&st)); err != nil {
 			return err
 		}
 	}
-	add, err := q.packEvents(ctx, []securemail.Event{e})
+	add, err := q.packAside(ctx, &st, rule)
 	if err != nil {
 		return err
 	}
@@ -256,6 +256,26 @@ func (q *Queue) setAside(ctx context.Context, r *row, cause error) error {
 		}
 		return q.writeEvents(ctx, tx, add)
 	})
+}
+
+// packAside is the event that tells of a parcel that was set aside. Where the tenant's scope was destroyed, the queue's own
+// keeps it.
+func (q *Queue) packAside(ctx context.Context, st *securemail.Status, rule string) (*packedEvents, error) {
+	e := securemail.Event{
+		ID: newID(st.Changed), Kind: string(st.State), Time: st.Changed, Status: *st, Detail: map[string]string{"rule": rule},
+		By: securemail.Actor{Tenant: st.Actor.Tenant, ID: "queue", Kind: "part"},
+	}
+	add, err := q.packEvents(ctx, []securemail.Event{e})
+	if !isDestroyed(err) {
+		return add, err
+	}
+	k, err := q.newKeyUnder(ctx, indexScope, "e"+newRandom())
+	if err != nil {
+		return nil, err
+	}
+	add = &packedEvents{keys: [][]any{{k.id, "", k.wrapped, micros(q.o.Now())}}}
+	add.events, err = k.eventRows([]securemail.Event{e})
+	return add, err
 }
 
 func (q *Queue) hold(id securemail.ParcelID, attempt int) {
