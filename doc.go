@@ -18,6 +18,7 @@
 //	securemail/queue             durable queue, a parcel per recipient, on SQLite or PostgreSQL
 //	securemail/notice            tells senders and offices what was not delivered, without PHI
 //	securemail/audit             tamper-evident log of decisions and receipts
+//	securemail/audit/export      reports, FHIR AuditEvent, OCSF and JSON lines of the log
 //	securemail/audit/timestamp   time stamps on the log's checkpoints (RFC 3161)
 //	securemail/audit/witness     witnesses cosign the log's checkpoints (C2SP tlog-witness)
 //	securemail/keyring           keys for data at rest: wrap, rotate, destroy, recover by custodians
