@@ -262,10 +262,13 @@ func (d *disk) rebuild(dir string, draw *rand.Rand) error {
 	}
 	for _, path := range sorted(names) { // folders come before what is in them
 		to := filepath.Join(dir, strings.TrimPrefix(path, d.root))
+		if _, err := os.Stat(filepath.Dir(to)); err != nil {
+			continue // its folder's name was not durable
+		}
 		var err error
 		if n := names[path]; n.dir {
 			err = os.Mkdir(to, 0o700)
-		} else if _, there := os.Stat(filepath.Dir(to)); there == nil { // else its folder's name was not durable
+		} else {
 			err = os.WriteFile(to, n.after(draw), 0o600)
 		}
 		if err != nil {
