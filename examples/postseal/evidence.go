@@ -32,10 +32,7 @@ func evidenceCommand(ctx context.Context, args []string, _ io.Reader, out io.Wri
 	if *store == "" || *key != (len(ids) == 0) || len(ids) > 1 {
 		return fmt.Errorf("evidence needs -store, and one PARCEL or -public-key: %w", errUsage)
 	}
-	if _, err := os.Stat(*store + ".audit"); err != nil {
-		return errors.New("there is no audit log beside the store")
-	}
-	log, err := audit.Open(ctx, *store+".audit", nil)
+	log, err := openLog(ctx, *store)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,8 @@
 //	postseal evidence -store FILE PARCEL > e.json              writes what the store's log proves about a parcel
 //	postseal evidence -store FILE -public-key > log.pub        writes the key to check that by
 //	postseal verify-evidence -key log.pub < e.json             checks it, offline, and says what it proves
+//	postseal audit -store FILE check                           proves every octet of the store's log
+//	postseal audit -store FILE search|report|export [flags]    says what it holds; -format text, jsonl, csv, json, html, fhir, ocsf
 //	postseal backup -store FILE -out FILE                      copies a store, sealed, while it runs
 //	postseal restore -store FILE -from FILE                    brings it back
 //
@@ -103,6 +105,7 @@ func commands() []command {
 		{"mtasts", "show a domain's MTA-STS policy, or what yours is to publish", mtastsCommand},
 		{"queue", "look into a store, and hold, release, retry or cancel its parcels", queueCommand},
 		{"evidence", "write what a store's log proves about a parcel, for outsiders", evidenceCommand},
+		{"audit", "check a store's log, search it, report on it or export it", auditCommand},
 		{"verify-evidence", "check such a file by the log's public key, offline", verifyEvidence},
 		{"backup", "back up a store, verify a backup, split its root key, or drill", backupCommand},
 		{"restore", "restore a store, or declare that it was restored", restoreCommand},
