@@ -323,7 +323,17 @@ func full(t testing.TB) securemail.Event {
 			},
 			Failure: "none", Next: time.Unix(1e9, 7), Changed: time.Unix(1e9, 8), Read: time.Unix(1e9, 9),
 		},
-		Facts:    &securemail.Facts{Slip: slip, Attempt: 2, Now: time.Unix(1e9, 0)},
+		Facts: &securemail.Facts{
+			Slip: slip, Attempt: 2, Now: time.Unix(1e9, 0),
+			Keys: map[securemail.Method]securemail.KeyFact{
+				"pgp":   {State: securemail.KeyFound, Keys: []securemail.Key{{Fingerprint: "abcd", Origin: "wkd", Trust: securemail.TrustDomain, NotAfter: time.Unix(3e9, 0)}}},
+				"smime": {State: securemail.KeyNone, Why: securemail.Reason{Rule: "no-key", Text: canary}},
+			},
+			Route: &securemail.Route{
+				Known: true, Until: time.Unix(2e9, 0),
+				Wire: securemail.Wire{TLS: &securemail.TLSFacts{Version: tls.VersionTLS12}, Proof: securemail.ProofPKIX, Hop: securemail.HopFinal, Reasons: []securemail.Reason{{Rule: "sts", Text: canary + ".example.net"}}},
+			},
+		},
 		Decision: &securemail.Decision{Need: []securemail.Method{"tls"}, Choices: []securemail.Choice{choice, {Channel: 9}}, Patience: time.Hour, Else: securemail.OutcomeBounce, Uncertain: securemail.OutcomeRetry, Policy: "hipaa/3", Reasons: reasons},
 		Detail:   map[string]string{"k": "v"},
 	}
@@ -359,6 +369,17 @@ func TestEntryHoldsTheEvidence(t *testing.T) {
 			Reasons: []audit.Reason{{Rule: "r1", Text: "because <&>"}},
 		},
 		Detail: map[string]string{"k": "v"}, Event: "full", Facts: facts, Failure: "none", From: address, Kind: "delivered",
+		Known: &audit.Known{
+			Class: "phi",
+			Keys: map[string]audit.KnownKeys{
+				"pgp":   {State: "found", Keys: []audit.KnownKey{{Fingerprint: "abcd", Origin: "wkd", Trust: "domain", NotAfter: time.Unix(3e9, 0).UTC()}}},
+				"smime": {State: "none", Why: "no-key"},
+			},
+			Route: &audit.KnownRoute{
+				Hop: "final", Known: true, Proof: "pkix", Rules: []string{"sts"}, Until: time.Unix(2e9, 0).UTC(),
+				TLS: &audit.TLS{Chain: strings.Repeat("0", 64), Suite: "0x0000", Version: "TLS 1.2"},
+			},
+		},
 		Labels: map[string]string{"case": l.Pseudonym("label", "clinic", canary)}, Next: time.Unix(1e9, 7).UTC(), Parcel: "parcel1", Policy: "hipaa/3",
 		Protection: &audit.Protection{Algorithm: "AES256", Keys: []string{"abcd"}, Detail: map[string]string{"a": "b"}},
 		Purpose:    "treatment", Read: time.Unix(1e9, 9).UTC(), Reasons: []audit.Reason{{Rule: "r1", Text: "because <&>"}},

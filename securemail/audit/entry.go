@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
-	"crypto/tls"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -41,6 +40,8 @@ type Entry struct {
 	// From is the author's address, a pseudonym of kind "address".
 	From string `json:"from,omitzero"`
 	Kind string `json:"kind"`
+	// Known is what the Policy knew when it decided.
+	Known *Known `json:"known,omitzero"`
 	// Labels are the host's, their values pseudonyms of kind "label".
 	Labels     map[string]string `json:"labels,omitzero"`
 	Next       time.Time         `json:"next,omitzero"`
@@ -321,7 +322,7 @@ func (w *wording) entry(e *securemail.Event) *Entry {
 	out := &Entry{
 		Attempt: e.Attempt, By: w.caller(e.By), Choice: w.choiceOrNil(e.Choice), Decision: w.decision(e.Decision),
 		Detail: w.table(e.Detail, w.text), Event: eventID(e.ID), Failure: w.text(e.Failure),
-		From: w.pseudonym("address", e.From.Address.Reveal()), Kind: w.id(e.Kind),
+		From: w.pseudonym("address", e.From.Address.Reveal()), Kind: w.id(e.Kind), Known: w.knownTo(e.Facts),
 		Labels: w.table(e.Labels, func(v string) string { return w.pseudonym("label", v) }),
 		Next:   w.time(e.Next), Parcel: w.id(string(e.Status.ID)), Policy: w.id(e.Policy), Protection: w.protection(e.Protection),
 		Purpose: w.id(string(e.Purpose)), Read: w.time(e.Read), Reasons: w.reasons(e.Reasons), Receipt: w.receipt(e.Receipt),
@@ -391,20 +392,11 @@ func (w *wording) receipt(r *securemail.Receipt) *Receipt {
 	}
 	out := &Receipt{
 		Hop: hopName(r.Hop), Peer: w.pseudonym("peer", r.Peer), Proof: w.id(string(r.Proof)), Reasons: w.reasons(r.Reasons),
-		Remote: w.pseudonym("remote", r.RemoteID), Time: w.time(r.Time),
+		Remote: w.pseudonym("remote", r.RemoteID), Time: w.time(r.Time), TLS: tlsFacts(r.TLS),
 	}
 	if o := r.Operator; o != nil {
 		out.Operator = &Operator{
 			Agreement: w.text(o.Agreement), Name: w.text(o.Name), Regions: list(w, o.Regions, w.text), Until: w.time(o.Until), Uses: list(w, o.Uses, w.text),
-		}
-	}
-	if t := r.TLS; t != nil {
-		out.TLS = &TLS{
-			Chain: hex.EncodeToString(t.Chain[:]), FIPS: t.FIPS, Suite: tls.CipherSuiteName(t.Suite),
-			Version: tls.VersionName(t.Version),
-		}
-		if t.Group != 0 {
-			out.TLS.Group = t.Group.String()
 		}
 	}
 	return out

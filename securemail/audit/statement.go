@@ -34,6 +34,7 @@ func (e *Entry) sentences() []string {
 	if e.Facts != "" {
 		s.say("What the policy knew has the keyed hash %s.", e.Facts)
 	}
+	s.known(e.Known)
 	if c := e.Choice; c != nil {
 		s.say("Tried: %s.", c.words())
 	}
@@ -78,6 +79,38 @@ func (s *sentences) say(format string, args ...any) {
 func (s *sentences) reasons(what string, rs []Reason) {
 	for _, r := range rs {
 		s.say("%s %s%s.", what, r.Rule, word(": ", r.Text))
+	}
+}
+
+// known says what was looked up, and what the answers were.
+func (s *sentences) known(k *Known) {
+	if k == nil {
+		return
+	}
+	content := "may hold PHI"
+	if k.Class == "cleared" {
+		content = "was cleared of PHI"
+	}
+	s.say("The policy knew: the content %s%s.", content, word("; the sender asked for ", k.Escalate))
+	for _, method := range slices.Sorted(maps.Keys(k.Keys)) {
+		a := k.Keys[method]
+		s.say("Keys for %s were looked up: %s%s.", method, a.State, word(", by rule ", a.Why))
+		for _, key := range a.Keys {
+			end := ""
+			if !key.NotAfter.IsZero() {
+				end = ", good until " + key.NotAfter.UTC().Format(time.RFC3339)
+			}
+			s.say("Key %s%s, trust: %s%s.", key.Fingerprint, word(" from ", key.Origin), key.Trust, end)
+		}
+	}
+	switch r := k.Route; {
+	case r == nil:
+	case !r.Known:
+		s.say("The way to the recipient's domain was looked up: not known then%s.", word("; rules ", strings.Join(r.Rules, ", ")))
+	case r.TLS == nil:
+		s.say("The way to the recipient's domain was looked up: no TLS%s.", word("; rules ", strings.Join(r.Rules, ", ")))
+	default:
+		s.say("The way to the recipient's domain was looked up: %s%s%s.", r.TLS.Version, word(", name proved by ", r.Proof), word("; rules ", strings.Join(r.Rules, ", ")))
 	}
 }
 
