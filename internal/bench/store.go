@@ -35,7 +35,7 @@ func sqliteStore(dir string) store {
 	return store{"sqlite", func(context.Context) (*place, error) {
 		file := filepath.Join(dir, rand.Text())
 		db, err := sql.Open("sqlite", "file:"+file+".db?_txlock=immediate&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)"+
-			"&_pragma=busy_timeout(10000)")
+			"&_pragma=busy_timeout(10000)&_pragma=wal_autocheckpoint(8000)")
 		return &place{db: db, file: file + ".db", drop: func() error { return nil }}, err
 	}, "BLOB"}
 }

@@ -17,8 +17,10 @@ const (
 	sqliteBusy       = 5
 	sqliteLocked     = 6
 	sqliteReadOnly   = 8
+	sqliteCorrupt    = 11
 	sqliteFull       = 13
 	sqliteConstraint = 19 // of a deferred foreign key
+	sqliteNotADB     = 26
 )
 
 // sqliteCode is the primary result code in err, 0 without one.
@@ -58,6 +60,12 @@ func IsFull(err error) bool {
 // IsReadOnly says that the database may not be written: SQLite READONLY, PostgreSQL 25006.
 func IsReadOnly(err error) bool {
 	return sqlState(err) == "25006" || sqliteCode(err) == sqliteReadOnly
+}
+
+// IsCorrupt says that the database found its own pages damaged: SQLite CORRUPT and NOTADB, PostgreSQL XX001 and XX002.
+func IsCorrupt(err error) bool {
+	s, c := sqlState(err), sqliteCode(err)
+	return s == "XX001" || s == "XX002" || c == sqliteCorrupt || c == sqliteNotADB
 }
 
 // definite says that the database itself refused a commit, so that nothing of the transaction holds. A lost connection, a

@@ -147,7 +147,7 @@ func Open(ctx context.Context, path string, o *Options) (*System, error) {
 // sqliteDSN asks for what queue.New checks: WAL, a sync of every commit, and waiting for locks.
 func sqliteDSN(path string) string {
 	q := url.Values{
-		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)"},
+		"_pragma": {"journal_mode(WAL)", "synchronous(FULL)", "busy_timeout(10000)", "foreign_keys(1)", "wal_autocheckpoint(8000)"},
 		"_txlock": {"immediate"},
 	}
 	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()

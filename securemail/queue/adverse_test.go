@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/queue"
 )
 
 // What was accepted, and what was leased by a worker that is gone, while the clock was a year ahead, comes when it is right
@@ -130,4 +131,38 @@ func TestExtremes(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, huge.Parcels[0].Factors, r.take(r.Queue, 1)[0].Parcel.Factors)
 	})
+}
+
+// Two processes on one SQLite file whose clocks are an hour apart: none delivers what the other one is delivering, whoever
+// renews, and what one leaves behind when it dies comes to the other one.
+func TestTwoProcessesAnHourApart(t *testing.T) {
+	for _, apart := range []time.Duration{-time.Hour, time.Hour} {
+		r := newRig(t, lite, nil)
+		r.put(4)
+		mine := r.take(r.Queue, 2)
+		require.NoError(t, r.Mark(t.Context(), r.mark(mine[0], securemail.StateAttempting)))
+		second := r.open(r.again(), "second")
+		r.pass(apart)
+		for _, l := range r.take(second, 9) { // with a clock that is ahead it takes over what it believes lost
+			if l.Parcel.ID == mine[0].Parcel.ID {
+				require.Equal(t, securemail.StateAttempting, l.Last.State, "so that it is reported as uncertain")
+			}
+			require.NoError(t, second.Mark(t.Context(), r.mark(l, securemail.StateAttempting)))
+		}
+		r.pass(-apart)
+		for _, l := range mine {
+			if err := r.Mark(t.Context(), r.mark(l, securemail.StateDelivered)); apart > 0 {
+				require.ErrorIs(t, err, securemail.ErrLease, "the fence holds")
+			} else {
+				require.NoError(t, err)
+			}
+		}
+		third := r.open(r.again(), "third")
+		r.pass(time.Hour + queue.DefaultLease + time.Second)
+		want := 4 // the second one is gone
+		if apart < 0 {
+			want = 2
+		}
+		require.Len(t, r.take(third, 9), want, apart)
+	}
 }

@@ -48,6 +48,62 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
+// BenchmarkPutParcels is durable acceptance of what bodies of 4 KB and one event each take, without what a caller may add.
+func BenchmarkPutParcels(b *testing.B) {
+	for name, open := range openers() {
+		for _, producers := range []int{1, 64} {
+			b.Run(fmt.Sprintf("%s/%d", name, producers), func(b *testing.B) {
+				r := newRig(b, open, nil)
+				work := make(chan *securemail.Batch, b.N)
+				m := message(b, "large", strings.Repeat("all work and no play\r\n", 186))
+				for range b.N {
+					batch := r.batch(1)
+					p := batch.Parcels[0]
+					p.Message, p.Size, p.Labels, p.Recipient.Ref = m, m.Size(), nil, ""
+					work <- batch
+				}
+				close(work)
+				var wg sync.WaitGroup
+				used := cpu()
+				b.ResetTimer()
+				for range producers {
+					wg.Go(func() {
+						for batch := range work {
+							if _, err := r.Put(b.Context(), batch); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "put/s")
+				b.ReportMetric(float64((cpu()-used).Microseconds())/float64(b.N), "cpu-µs/op")
+			})
+		}
+	}
+}
+
+// BenchmarkTakeFromBacklog is a Take of 500 with a small and a large backlog; heap is what it needs beside the parcels.
+func BenchmarkTakeFromBacklog(b *testing.B) {
+	for _, size := range []int{5_000, 50_000} {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			r := newRig(b, lite, nil)
+			for i := range size / 500 {
+				r.putFor(fmt.Sprint("tenant", i%7), fmt.Sprintf("d%d.example", i%50), 500, 0)
+			}
+			before := heap()
+			b.ResetTimer()
+			for range b.N {
+				require.Len(b, r.take(r.Queue, 500), 500)
+				b.StopTimer()
+				r.pass(queue.DefaultLease) // they come back
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(int64(heap())-int64(before))/(1<<20), "heap-MiB")
+		})
+	}
+}
+
 // BenchmarkTakeMark is lease, intent and outcome, by 32 workers as Mailer.Run has them.
 func BenchmarkTakeMark(b *testing.B) {
 	for name, open := range openers() {

@@ -101,6 +101,7 @@ type stored struct {
 	// base is a checked message with this body, where one is in memory; else found says that there is a row.
 	base  *securemail.Message
 	found bool
+	err   error // why its row can't be read
 }
 
 func (s *stored) Size() int64 { return s.size }
@@ -168,6 +169,9 @@ func (h *headed) Open() (io.ReadCloser, error) {
 func (q *Queue) message(s *stored, head []byte) (*securemail.Message, error) {
 	if s.base != nil {
 		return s.base.WithHead(head)
+	}
+	if s.err != nil {
+		return nil, &CorruptError{Part: "body", ID: s.id, Err: s.err}
 	}
 	if !s.found {
 		return nil, &CorruptError{Part: "body", ID: s.id, Err: sql.ErrNoRows}

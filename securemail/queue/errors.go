@@ -15,6 +15,9 @@ var (
 	ErrFull = errors.New("queue: no room left")
 	// ErrReadOnly says that the database can't be written. Nothing was written.
 	ErrReadOnly = errors.New("queue: database is read-only")
+	// ErrDamaged says that the database's own pages are damaged, as a failing disk leaves them. Nothing is deleted. Stop what
+	// writes, keep a copy of the files, and restore a backup; [Queue.Check] tells what else can't be read.
+	ErrDamaged = errors.New("queue: the database is damaged: keep a copy, check the disk, restore a backup")
 	// ErrUnknown says that the database did not answer a commit: look before you write again. A Put with a Key may be
 	// repeated safely.
 	ErrUnknown = errors.New("queue: the outcome of a commit is not known")
@@ -63,6 +66,8 @@ func failed(what string, err error) error {
 		return fmt.Errorf("queue: %s: %w: %w", what, ErrFull, err)
 	case sqldb.IsReadOnly(err) || errors.Is(err, syscall.EROFS):
 		return fmt.Errorf("queue: %s: %w: %w", what, ErrReadOnly, err)
+	case sqldb.IsCorrupt(err) && !errors.Is(err, ErrDamaged):
+		return fmt.Errorf("queue: %s: %w: %w", what, ErrDamaged, err)
 	case errors.Is(err, sqldb.ErrUncertain):
 		return fmt.Errorf("queue: %s: %w: %w", what, ErrUnknown, err)
 	}

@@ -214,3 +214,53 @@ func TestPostgresBackendsDie(t *testing.T) {
 	t.Log(len(answers), "put,", accepted, "accepted,", unknown, "unknown")
 	require.Positive(t, accepted)
 }
+
+// A database that turned read-only, as a standby is, says so; nothing is half written, and the queue goes on afterwards.
+func TestPostgresReadOnly(t *testing.T) {
+	r := newRig(t, single(postgres), nil)
+	r.exec("SET default_transaction_read_only=on")
+	_, err := r.Put(t.Context(), r.batch(2))
+	require.ErrorIs(t, err, queue.ErrReadOnly)
+	r.exec("SET default_transaction_read_only=off")
+	require.Zero(t, r.count("SELECT count(*) FROM queue_key")+r.count("SELECT count(*) FROM queue_parcel"))
+	r.put(2)
+	require.Len(t, r.take(r.Queue, 9), 2)
+}
+
+// Many claimers at once get all that is due, each parcel once, and wait for nobody.
+func TestPostgresManyClaimers(t *testing.T) {
+	r := newRig(t, postgres, nil)
+	for range 10 {
+		r.put(100)
+	}
+	others := []*queue.Queue{r.Queue, r.open(r.again(), "b"), r.open(r.again(), "c")}
+	var mu sync.Mutex
+	seen := make(map[securemail.ParcelID]int)
+	var wg sync.WaitGroup
+	for i := range 9 {
+		wg.Go(func() {
+			for {
+				ls, err := others[i%3].Take(t.Context(), r.clock(), 40, 0)
+				if err != nil {
+					t.Error(err)
+				}
+				if len(ls) == 0 {
+					return
+				}
+				mu.Lock()
+				for _, l := range ls {
+					seen[l.Parcel.ID]++
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	for _, l := range r.take(r.Queue, 500) { // whoever found all that was left locked has gone
+		seen[l.Parcel.ID]++
+	}
+	require.Len(t, seen, 1000)
+	for id, n := range seen {
+		require.Equal(t, 1, n, id)
+	}
+}

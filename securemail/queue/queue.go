@@ -98,7 +98,7 @@ var (
 
 // New opens the queue in db, making or migrating its tables, and takes back the leases of an earlier run of the same
 // owner. It refuses a database whose settings can lose commits (see internal/sqldb: SQLite needs WAL, or another journal
-// on disk, with synchronous FULL or EXTRA and a busy_timeout; PostgreSQL needs fsync and synchronous_commit), a key ring
+// on disk, with synchronous FULL or EXTRA and a busy_timeout, and is faster with wal_autocheckpoint(8000); PostgreSQL needs fsync and synchronous_commit), a key ring
 // that can't open what this queue sealed, and bad options, all faults at once.
 func New(ctx context.Context, db *sql.DB, ring securemail.KeyRing, o *Options) (*Queue, error) {
 	q := &Queue{db: db, ring: ring, wake: make(chan struct{}), held: make(map[securemail.ParcelID]hold)}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/postseal/postseal/internal/sqldb"
 	"github.com/postseal/postseal/securemail"
 )
 
@@ -163,8 +164,15 @@ func (q *Queue) loadBodies(ctx context.Context, rows []*row) (map[string]*stored
 		out[r.body] = s
 	}
 	for ids := range slices.Chunk(need, inOneList) {
-		if err := q.readBodies(ctx, ids, out); err != nil {
+		if err := q.readBodies(ctx, ids, out); err != nil && !sqldb.IsCorrupt(err) {
 			return nil, err
+		} else if err == nil {
+			continue
+		}
+		for _, id := range ids { // a damaged page must not keep the others waiting
+			if err := q.readBodies(ctx, []string{id}, out); err != nil {
+				out[id].err = err
+			}
 		}
 	}
 	return out, nil
