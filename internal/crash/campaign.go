@@ -33,8 +33,10 @@ type runner struct {
 	draw *rand.Rand
 	// accepted maps recipients to parcels; seen is the newest checkpoint that a child told.
 	accepted map[string]string
-	seen     string
-	restart  time.Duration
+	// keys maps wrapped keys to "kept" or "destroyed".
+	keys    map[string]string
+	seen    string
+	restart time.Duration
 }
 
 func kills(ctx context.Context, s settings) (r *result, err error) {
@@ -48,7 +50,7 @@ func kills(ctx context.Context, s settings) (r *result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	c := &runner{settings: s, w: w, dir: dir, accepted: make(map[string]string), draw: rand.New(rand.NewPCG(s.seed, 0))}
+	c := &runner{settings: s, w: w, dir: dir, accepted: make(map[string]string), keys: make(map[string]string), draw: rand.New(rand.NewPCG(s.seed, 0))}
 	drop, err := c.schema(ctx)
 	if err != nil {
 		return nil, err
@@ -174,21 +176,30 @@ func (c *runner) readUntil(out io.Reader, most int) {
 			c.accepted[f[1]] = f[2]
 		case len(f) == 2 && f[0] == "checkpoint":
 			c.seen = f[1]
+		case len(f) == 2 && (f[0] == "kept" || f[0] == "destroyed"):
+			c.keys[f[1]] = f[0]
 		}
 	}
 }
 
 // left is what the last child reports.
 type left struct {
-	// state is each parcel's last; kinds its events, in their order.
-	state map[string]string
-	kinds map[string][]string
+	// state is each parcel's last; kinds its events, in their order; parcel is each recipient's.
+	state  map[string]string
+	kinds  map[string][]string
+	parcel map[string]string
 	// events were asked of the log, and unproved not found there.
-	events, unproved int
+	events   int
+	unproved []string
+	// closed keys were kept and do not open, reopened ones were destroyed and do.
+	closed, reopened int
 }
 
 func (c *runner) finish(ctx context.Context) (*left, error) {
 	cmd, out, err := c.child(ctx, "finish", false)
+	if err == nil {
+		err = c.tellKeys()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -197,17 +208,19 @@ func (c *runner) finish(ctx context.Context) (*left, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	l := &left{state: make(map[string]string), kinds: make(map[string][]string)}
+	l := &left{state: make(map[string]string), kinds: make(map[string][]string), parcel: make(map[string]string)}
 	for s := bufio.NewScanner(out); s.Scan(); {
 		f := strings.Fields(s.Text())
 		switch {
-		case len(f) == 3 && f[0] == "state":
-			l.state[f[2]] = f[1]
+		case len(f) == 4 && f[0] == "state":
+			l.state[f[2]], l.parcel[f[3]] = f[1], f[2]
+		case len(f) == 3 && f[0] == "key":
+			l.key(f[1], f[2])
 		case len(f) == 4 && f[0] == "event":
 			l.kinds[f[2]] = append(l.kinds[f[2]], f[1])
-			l.count(f[3] == "true")
+			l.count(f[1]+" of "+f[2], f[3] == "true")
 		case len(f) == 3 && f[0] == "event": // of no parcel
-			l.count(f[2] == "true")
+			l.count(f[1], f[2] == "true")
 		}
 	}
 	if err := cmd.Wait(); err != nil {
@@ -217,9 +230,9 @@ func (c *runner) finish(ctx context.Context) (*left, error) {
 	return l, nil
 }
 
-func (l *left) count(proved bool) {
+func (l *left) count(what string, proved bool) {
 	l.events++
 	if !proved {
-		l.unproved++
+		l.unproved = append(l.unproved, what)
 	}
 }

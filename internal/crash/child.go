@@ -138,9 +138,10 @@ func goesOn(ctx context.Context, s *preset.System) error {
 func work(ctx context.Context, s *preset.System) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	failed := make(chan error, workers+1)
+	failed := make(chan error, workers+2)
 	var wg sync.WaitGroup
 	wg.Go(func() { failed <- s.Run(ctx) })
+	wg.Go(func() { failed <- useKeys(ctx, s) })
 	for w := range workers {
 		wg.Go(func() {
 			for i := range mostOf {
@@ -215,7 +216,9 @@ func finish(ctx context.Context, s *preset.System) error {
 			return err
 		}
 		if open == 0 {
-			return errors.Join(states(ctx, s), events(ctx, s), s.Ledger.Check(ctx))
+			err := states(ctx, s)
+			_, fed := s.RunDue(ctx) // what looking at the states added to the log
+			return errors.Join(err, fed, events(ctx, s), tryKeys(ctx, s), s.Ledger.Check(ctx))
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -245,7 +248,7 @@ func states(ctx context.Context, s *preset.System) error {
 		if err != nil {
 			return err
 		}
-		fmt.Println("state", st.State, st.ID)
+		fmt.Println("state", st.State, st.ID, st.Recipient.Address.Reveal())
 	}
 	return nil
 }

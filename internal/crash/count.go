@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/tls"
+	"fmt"
 	"slices"
 
 	"github.com/postseal/postseal/securemail"
@@ -31,28 +32,46 @@ func (c *runner) count(l *left, before map[string]int) *result {
 	}
 	r := &result{
 		Rounds: c.rounds, Accepted: len(c.accepted), BelowFloor: below, RestartMax: c.restart.Milliseconds(),
-		Unreported: l.unproved, Events: l.events,
+		Unreported: len(l.unproved), Events: l.events, Keys: len(c.keys), Reopened: l.reopened, Lost: l.closed,
 	}
-	for _, n := range at {
-		r.Arrived += n
+	for _, e := range l.unproved {
+		r.faults = append(r.faults, "unreported: not in the log: "+e)
 	}
 	for to, parcel := range c.accepted {
-		kinds := l.kinds[parcel]
-		n, state := at[to], securemail.State(l.state[parcel])
-		uncertain := slices.Contains(kinds, string(securemail.StateUncertain))
-		if uncertain {
-			r.Uncertain++
-		}
-		if n == 0 && (state == securemail.StateDelivered || !ended(state)) {
+		state := securemail.State(l.state[parcel])
+		if at[to] == 0 && (state == securemail.StateDelivered || !ended(state)) {
 			r.Lost++
+			r.fault("lost", parcel, l, at[to])
 		}
+		r.parcel(l, parcel, at[to])
+	}
+	for to, n := range at {
+		r.Arrived += n
 		r.Duplicates += max(0, n-1)
-		if n > 1 && !uncertain || n > 0 && !slices.Contains(kinds, string(securemail.StateAttempting)) ||
-			!slices.Contains(kinds, string(state)) {
-			r.Unreported++
+		if c.accepted[to] == "" { // its Send was killed before it answered, but not before it was recorded
+			r.parcel(l, l.parcel[to], n)
 		}
 	}
 	return r
+}
+
+// parcel looks whether what became of a parcel, of which n copies arrived, is recorded.
+func (r *result) parcel(l *left, id string, n int) {
+	kinds := l.kinds[id]
+	uncertain := slices.Contains(kinds, string(securemail.StateUncertain))
+	if uncertain {
+		r.Uncertain++
+	}
+	if n > 1 && !uncertain || n > 0 && !slices.Contains(kinds, string(securemail.StateAttempting)) ||
+		!slices.Contains(kinds, l.state[id]) {
+		r.Unreported++
+		r.fault("unreported", id, l, n)
+	}
+}
+
+// fault notes what a parcel's count found.
+func (r *result) fault(what, id string, l *left, arrived int) {
+	r.faults = append(r.faults, fmt.Sprintf("%s: parcel %q in state %q by events %q arrived %d times", what, id, l.state[id], l.kinds[id], arrived))
 }
 
 // ended says that nothing happens any more by itself, and that this is recorded.

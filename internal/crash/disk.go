@@ -18,6 +18,7 @@ type inode struct {
 	dir     bool
 	synced  []byte
 	pending []change
+	done    int // changes that were synced
 }
 
 // change is a write, or with data nil a cut to the length off.
@@ -49,7 +50,9 @@ type disk struct {
 	// live is what the program sees, durable what fsync promised, by path.
 	live, durable map[string]*inode
 	names         map[string][]entry // by folder, changes since its last fsync
+	done          map[string]int     // by folder, how many were synced
 	open          map[string]*handle // by descriptor
+	begun         map[string]*mark   // by thread, its sync or close under way
 	// deaf are name endings whose fsync is not heard: a disk that lies, to see that the count notices.
 	deaf []string
 	// out gets what was written to standard output.
@@ -58,7 +61,8 @@ type disk struct {
 
 func newDisk(root string, out func(string)) *disk {
 	return &disk{
-		root: root, live: map[string]*inode{}, durable: map[string]*inode{}, names: map[string][]entry{}, open: map[string]*handle{}, out: out,
+		root: root, live: map[string]*inode{}, durable: map[string]*inode{}, names: map[string][]entry{}, done: map[string]int{},
+		open: map[string]*handle{}, begun: map[string]*mark{}, out: out,
 	}
 }
 
@@ -80,8 +84,18 @@ func (d *disk) apply(c call) error {
 	switch c.name {
 	case "openat", "open", "creat":
 		d.opened(c)
-	case "close":
+	case "begin close":
 		delete(d.open, fd(c.args[0]))
+		d.begun[c.thread] = nil
+	case "close":
+		if _, begun := d.begun[c.thread]; !begun {
+			delete(d.open, fd(c.args[0]))
+		}
+		delete(d.begun, c.thread)
+	case "begin fsync", "begin fdatasync":
+		if h := d.open[fd(c.args[0])]; h != nil {
+			d.begun[c.thread] = d.reach(h)
+		}
 	case "write", "pwrite64":
 		return d.write(c)
 	case "lseek":
@@ -94,7 +108,7 @@ func (d *disk) apply(c call) error {
 			h.node.pending = append(h.node.pending, change{off: n})
 		}
 	case "fsync", "fdatasync":
-		d.sync(fd(c.args[0]))
+		d.sync(c)
 	case "mkdirat", "mkdir":
 		if path := pathOf(c); d.mine(path) {
 			d.name(path, &inode{dir: true})
@@ -192,22 +206,44 @@ func (n *inode) size() int64 {
 	return size
 }
 
-func (d *disk) sync(number string) {
-	h := d.open[number]
-	if h == nil || slices.ContainsFunc(d.deaf, func(end string) bool { return strings.HasSuffix(h.path, end) }) {
+// mark is how far a sync reaches: the number of changes that came before it, of a file or of a folder's names.
+type mark struct {
+	h *handle
+	n int
+}
+
+func (d *disk) reach(h *handle) *mark {
+	if h.node.dir {
+		return &mark{h, d.done[h.path] + len(d.names[h.path])}
+	}
+	return &mark{h, h.node.done + len(h.node.pending)}
+}
+
+func (d *disk) sync(c call) {
+	h := d.open[fd(c.args[0])]
+	if h == nil {
+		return
+	}
+	m := d.begun[c.thread]
+	if delete(d.begun, c.thread); m == nil {
+		m = d.reach(h)
+	}
+	if h = m.h; slices.ContainsFunc(d.deaf, func(end string) bool { return strings.HasSuffix(h.path, end) }) {
 		return
 	}
 	if h.node.dir {
-		for _, e := range d.names[h.path] {
+		n := max(0, m.n-d.done[h.path]) // another sync may have ended meanwhile
+		for _, e := range d.names[h.path][:n] {
 			put(d.durable, e)
 		}
-		delete(d.names, h.path)
+		d.names[h.path], d.done[h.path] = d.names[h.path][n:], d.done[h.path]+n
 		return
 	}
-	for _, c := range h.node.pending {
+	n := max(0, m.n-h.node.done)
+	for _, c := range h.node.pending[:n] {
 		h.node.synced = c.on(h.node.synced)
 	}
-	h.node.pending = nil
+	h.node.pending, h.node.done = h.node.pending[n:], h.node.done+n
 }
 
 func put(names map[string]*inode, e entry) {

@@ -35,7 +35,7 @@ func powerCuts(ctx context.Context, s settings) (r *result, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	c := &runner{settings: s, w: w, dir: home, accepted: make(map[string]string), draw: rand.New(rand.NewPCG(s.seed, 1))}
+	c := &runner{settings: s, w: w, dir: home, accepted: make(map[string]string), keys: make(map[string]string), draw: rand.New(rand.NewPCG(s.seed, 1))}
 	trace := filepath.Join(dir, "trace")
 	if err := c.trace(ctx, trace); err != nil {
 		return nil, err
@@ -81,6 +81,7 @@ type power struct {
 	dir     string
 	arrived map[string][]time.Time // of the traced child
 	total   result
+	at      int // the call after which the power is cut
 	disk    *disk
 	told    strings.Builder // what the traced child has written to standard output so far
 }
@@ -125,6 +126,7 @@ func eachCall(file string, f func(call) error) error {
 
 // cut rebuilds the folder, delivers from it, and counts.
 func (p *power) cut(ctx context.Context, i int, at time.Time) (err error) {
+	p.at = i
 	dir := filepath.Join(p.dir, fmt.Sprint("cut", i))
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
@@ -139,7 +141,7 @@ func (p *power) cut(ctx context.Context, i int, at time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	c := &runner{settings: p.settings, w: p.w, dir: dir, accepted: make(map[string]string), draw: p.draw}
+	c := &runner{settings: p.settings, w: p.w, dir: dir, accepted: make(map[string]string), keys: make(map[string]string), draw: p.draw}
 	c.read(strings.NewReader(p.told.String()))
 	before := (&world{times: p.arrived}).before(at)
 	p.w.forget()
@@ -161,5 +163,10 @@ func (p *power) add(r *result) {
 	t.Arrived += r.Arrived
 	t.Uncertain += r.Uncertain
 	t.Events += r.Events
+	for _, f := range r.faults {
+		t.faults = append(t.faults, fmt.Sprintf("power cut after call %d (seed %d): %s", p.at, p.seed, f))
+	}
+	t.Keys += r.Keys
+	t.Reopened += r.Reopened
 	t.RestartMax = max(t.RestartMax, r.RestartMax)
 }

@@ -20,7 +20,9 @@ type call struct {
 	name string
 	args []string // as strace writes them; strings are decoded
 	ret  int64
-	// at is when it began, in microseconds since 1970.
+	// thread is whose it was.
+	thread string
+	// at is when it ended, in microseconds since 1970; when it began where no other thread's call came in between.
 	at int64
 }
 
@@ -42,23 +44,47 @@ func parseTrace(r io.Reader, f func(call) error) error {
 		rest = strings.TrimLeft(rest, " ")
 		if head, ok := strings.CutSuffix(rest, " <unfinished ...>"); ok {
 			open[pid] = head
+			if err := begins(pid, head, f); err != nil {
+				return err
+			}
 			continue
 		}
 		if at, tail, ok := strings.Cut(rest, " <... "); ok && open[pid] != "" && !strings.Contains(at, " ") {
 			_, tail, _ = strings.Cut(tail, " resumed>")
-			rest = open[pid] + tail
+			_, begun, _ := strings.Cut(open[pid], " ")
+			rest = at + " " + begun + tail
 			delete(open, pid)
 		}
 		c, ok, err := parseCall(rest)
 		if err != nil {
 			return err
 		}
+		c.thread = pid
 		if ok {
 			if err := f(c); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// begins tells of calls whose beginning counts, where another thread's came in between: a number is free for another file
+// before close ends, and what is written while fsync is under way need not be synced. The end of such a close tells nothing.
+func begins(thread, head string, f func(call) error) error {
+	at, s, _ := strings.Cut(head, " ")
+	name, rest, _ := strings.Cut(s, "(")
+	if name != "close" && name != "fsync" && name != "fdatasync" {
+		return nil
+	}
+	args, err := parseArgs(strings.TrimSuffix(rest, ")"))
+	if err != nil {
+		return err
+	}
+	t, err := micros(at)
+	if err != nil {
+		return err
+	}
+	return f(call{name: "begin " + name, args: args, thread: thread, at: t})
 }
 
 // parseCall takes "TIME NAME(ARGS) = RET..."; false: no call, or one that failed.
@@ -76,8 +102,7 @@ func parseCall(s string) (c call, ok bool, err error) {
 	if i := strings.IndexAny(ret, " <"); i >= 0 {
 		ret = ret[:i]
 	}
-	seconds, micros, _ := strings.Cut(at, ".")
-	t, err1 := strconv.ParseInt(seconds+micros, 10, 64)
+	t, err1 := micros(at)
 	n, err2 := strconv.ParseInt(ret, 10, 64)
 	if err1 != nil || err2 != nil {
 		if ret == "?" { // it was killed in the call
@@ -88,6 +113,11 @@ func parseCall(s string) (c call, ok bool, err error) {
 	c = call{name: name, ret: n, at: t}
 	c.args, err = parseArgs(rest[:end])
 	return c, n >= 0, err
+}
+
+// micros reads SECONDS.MICROSECONDS.
+func micros(at string) (int64, error) {
+	return strconv.ParseInt(strings.Replace(at, ".", "", 1), 10, 64)
 }
 
 // parseArgs cuts at the commas outside of strings and brackets.
