@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -303,6 +304,44 @@ func TestSharedRun(t *testing.T) {
 	require.Zero(t, a.Domains())
 	require.NoError(t, b.Beat(t.Context(), true))
 	require.NoError(t, open().Beat(t.Context(), false), "nothing was asked for")
+}
+
+// TestSharedCrowd: many deliveries of three nodes at once, each with its beats, and never more than the limit.
+func TestSharedCrowd(t *testing.T) {
+	eachDatabase(t, func(t *testing.T, open func() *sql.DB) {
+		const most = 4
+		var now, peak, served atomic.Int64
+		ctx, cancel := context.WithCancel(t.Context())
+		var nodes, crowd sync.WaitGroup
+		for range 3 {
+			s, err := transport.LimitStore(t.Context(), open(), &transport.LimitStoreOptions{Lease: time.Minute})
+			require.NoError(t, err)
+			nodes.Go(func() { require.NoError(t, s.Run(ctx)) })
+			for range 4 {
+				crowd.Go(func() {
+					for range 4 {
+						release, err := s.Acquire(t.Context(), "x.test", most, 0, 1, 5*time.Minute)
+						require.NoError(t, err)
+						if n := now.Add(1); n > peak.Load() {
+							peak.Store(n)
+						}
+						require.NoError(t, s.Beat(t.Context(), false))
+						served.Add(1)
+						now.Add(-1)
+						release()
+					}
+					for range 2 { // what is not used is given back
+						require.NoError(t, s.Beat(t.Context(), false))
+					}
+				})
+			}
+		}
+		crowd.Wait()
+		cancel()
+		nodes.Wait()
+		require.EqualValues(t, 48, served.Load())
+		require.LessOrEqual(t, peak.Load(), int64(most))
+	})
 }
 
 func TestLimitShared(t *testing.T) {
