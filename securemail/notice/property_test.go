@@ -55,7 +55,7 @@ func TestTreatmentNeverEndsInSilence(t *testing.T) {
 			c.Transport = brittle{c.Transport.(*securemailtest.Transport)}
 		})}
 		w.setUp()
-		for range rapid.IntRange(3, 15).Draw(rt, "steps") {
+		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
 			w.step()
 		}
 		w.settle()
@@ -92,7 +92,7 @@ func (w *silence) setUp() {
 }
 
 func (w *silence) step() {
-	switch w.draw("step", 9) {
+	switch w.draw("step", 11) {
 	case 0, 1:
 		d := draft(rapid.SampledFrom(purposes).Draw(w.rt, "purpose"), "a.example", "b.example")
 		if w.draw("gate", 4) == 0 {
@@ -126,15 +126,40 @@ func (w *silence) step() {
 			id := rapid.SampledFrom(w.sent).Draw(w.rt, "parcel")
 			_ = w.Order(context.Background(), securemail.Order(1+w.draw("order", 3)), id) // ErrFinal mostly
 		}
-	case 9: // a report reaches the queue, and the program stops before it knows
-		w.send = func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) {
-			_, err := w.Mailer.Send(ctx, d)
-			return nil, errors.Join(errBoom, err)
+	case 9:
+		w.badSend()
+	case 10: // events come at least once
+		es := w.Queue.Events()
+		for _, e := range es[len(es)-w.draw("again", len(es)):] {
+			require.NoError(w.t, w.Emit(context.Background(), e))
 		}
-		_, _ = w.notices.Pass(context.Background())
-		w.send = nil
-		w.restart()
+	case 11: // a commit holds, and its answer is lost
+		w.faults.LoseCommit()
+		if w.draw("lost", 1) == 0 {
+			_, _ = w.RunDue(context.Background())
+		} else {
+			_, _ = w.notices.Pass(context.Background())
+		}
+		w.faults.Clear()
 	}
+}
+
+// badSend makes reports while the program stops before or behind the queue, or something refuses them.
+func (w *silence) badSend() {
+	how := w.draw("send", 2)
+	w.send = func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) {
+		switch how {
+		case 0:
+			return nil, errBoom
+		case 1:
+			return nil, securemail.ErrRefused
+		}
+		_, err := w.Mailer.Send(ctx, d)
+		return nil, errors.Join(errBoom, err)
+	}
+	_, _ = w.notices.Pass(context.Background())
+	w.send = nil
+	w.restart()
 }
 
 // settle lets a sound program run until nothing changes by itself.
