@@ -404,3 +404,26 @@ func TestAnOrderToRetryIsNoNews(t *testing.T) {
 	require.Len(t, entries, 1)
 	require.Len(t, r.Transport.Sent(), 2, "it is delivered the same way again")
 }
+
+func TestAReportThatIsRefusedGoesToTheRole(t *testing.T) {
+	for name, refusal := range map[string]error{
+		"gate": securemail.ErrRefused, "authorizer": securemail.ErrDenied, "tenant": securemail.ErrTenant, "draft": &securemail.DraftError{},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, notice.Options{Tenants: office})
+			r.Transport.Script("bad.example", fails(securemail.FatePermanent))
+			r.send = func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) {
+				if d.To[0].Address.Domain() == "clinic.example" {
+					return nil, refusal
+				}
+				return r.Mailer.Send(ctx, d)
+			}
+			r.mustSend(draft("", "bad.example"))
+			r.round()
+			r.round()
+			_, entries := r.reports()
+			require.Len(t, entries, 1)
+			require.Equal(t, "privacy@office.example", entries[0].to)
+		})
+	}
+}
