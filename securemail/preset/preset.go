@@ -23,8 +23,10 @@ import (
 	"github.com/postseal/postseal/encrypt/pgp"
 	"github.com/postseal/postseal/mtasts"
 	"github.com/postseal/postseal/securemail"
+	"github.com/postseal/postseal/securemail/alert"
 	"github.com/postseal/postseal/securemail/audit"
 	"github.com/postseal/postseal/securemail/keyring"
+	"github.com/postseal/postseal/securemail/notice"
 	"github.com/postseal/postseal/securemail/policy"
 	"github.com/postseal/postseal/securemail/queue"
 	"github.com/postseal/postseal/transport/dkim"
@@ -64,6 +66,11 @@ type Options struct {
 	// TLSReports counts sessions and reports on them daily, by mail and HTTPS. It needs DKIM, and is an error with a Relay.
 	// Nil: nothing is counted.
 	TLSReports *TLSReports
+	// Notices say who is told of what was not delivered, and how; nil: the sender, by the rules of package notice. Run mails
+	// them, and Upkeep.
+	Notices *notice.Options
+	// Alerts say which events make an event "alert"; nil: the rules of package alert.
+	Alerts *alert.Options
 	// PGP are the PGP encryptor's options, such as signing keys; nil: it encrypts only.
 	PGP *pgp.Options
 	// Owner names this process among those on one database; see queue.Options. Empty: the host name.
@@ -98,6 +105,9 @@ type System struct {
 	// Sessions counts TLS sessions, Reporter tells of those of finished days; nil without Options.TLSReports.
 	Sessions *tlsrpt.Collector
 	Reporter *tlsrpt.Reporter
+	// Notices tells senders what was not delivered, Alerts watches all events.
+	Notices *notice.Notices
+	Alerts  *alert.Watcher
 	// Escrow and Portal are nil without a BaseURL.
 	Escrow *escrow.Escrow
 	Portal *portal.Portal
@@ -258,7 +268,7 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		Service:    securemail.Actor{ID: "host", Kind: "service"},
 		Logger:     o.Logger, Now: o.Now,
 	}
-	if err := s.addChannel(c, o); err != nil {
+	if err := errors.Join(s.addChannel(c, o), s.addWatch(ctx, c, o)); err != nil {
 		return nil, err
 	}
 	methods := []securemail.Method{securemail.MethodPGP}
@@ -313,7 +323,8 @@ func (s *System) RunDue(ctx context.Context) (int, error) {
 	return s.Mailer.RunDue(ctx)
 }
 
-// Upkeep does once, now, what the parts do in Run beside the mail: it seals the key ring anew where a key was destroyed,
+// Upkeep does once, now, what the parts do in Run beside the mail: it tells senders what was not delivered (the next RunDue
+// delivers that), seals the key ring anew where a key was destroyed,
 // fetches MTA-STS policies again, looks at domains, writes the sessions counted, and sends the TLS reports that are due. A host that calls RunDue from a timer calls this
 // from another, every ten minutes, say. A part that fails stops no other.
 func (s *System) Upkeep(ctx context.Context) error {
@@ -322,7 +333,8 @@ func (s *System) Upkeep(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	errs := []error{s.KeyRing.Upkeep(ctx)}
+	_, err = s.Notices.Pass(ctx)
+	errs := []error{s.KeyRing.Upkeep(ctx), err}
 	if s.STS != nil {
 		_, err := s.STS.Refresh(ctx)
 		errs = append(errs, err)
