@@ -10,6 +10,7 @@
 //	tile/.../N.p/W           the same, not yet full
 //	journal-N                entries, from number N on, that no checkpoint covers yet
 //	index                    where each event id is; made anew where it is missing or damaged
+//	catalog/N                which bundles a search may skip; made by searches, anew where it is missing or damaged
 //	lock                     held by the one process that writes
 //
 // Beside it, by default, lie FOLDER.key (signing key and pseudonym key, mode 0600, made once) and FOLDER.key.seen (the

@@ -46,3 +46,24 @@ func Index(hashes []uint64, key []byte) (found, reread func(hash uint64) []uint3
 	}
 	return x.find, parseIndex(newMACs(key), y.format(newMACs(key)), int64(len(hashes))).find
 }
+
+// Searchable says whether the catalogue of a bundle that holds e lets s in.
+func Searchable(e *Entry, s Search) bool {
+	data, err := marshalEntry(e)
+	if err != nil {
+		panic(err)
+	}
+	c := make(catalogue, filterBytes)
+	for value := range searchable(data) {
+		for bit := range probes(value) {
+			c[bit/8] |= 1 << (bit % 8)
+		}
+	}
+	return c.mayHold(0, s.needles()) && containsAll(data, s.needles())
+}
+
+// SearchableOctets goes through b.
+func SearchableOctets(b []byte) {
+	for range searchable(b) {
+	}
+}

@@ -106,6 +106,8 @@ type Log struct {
 	indexSaved  int64          // entries in the stored index
 	partials    map[int]string // by level: the partial tile written last
 
+	catalogMu sync.Mutex // held by who reads or makes a page of the catalogue
+
 	upperMu sync.Mutex // guards upper
 	upper   map[upperTile]subtree
 

@@ -27,7 +27,9 @@ type Search struct {
 var errLimit = errors.New("audit: negative Search.Limit")
 
 // Search yields the entries that s asks for, of all that are durable when it is called, published or not. It reads the log
-// bundle by bundle and holds one at a time; an entry that can't match is not parsed. It does not prove what it gives: [Log.Prove]
+// bundle by bundle and holds one at a time. Where a field other than From and Until is set, a catalogue spares it nearly all
+// bundles that don't match; it takes 2 KB a bundle and lies in the folder catalog, which may be removed: the first search makes
+// it (about 1 s for 1,000,000 entries), also where it is damaged. It does not prove what it gives: [Log.Prove]
 // and [Log.Evidence] do, and [Log.Check] proves all. Whom a search is allowed to is for the host to ask before it
 // (securemail.Authorizer), and to record: it knows who asks, and why. An error is the last that is yielded: ErrCorrupt, ctx's,
 // the file system's.
@@ -38,7 +40,7 @@ func (l *Log) Search(ctx context.Context, s Search) iter.Seq2[Entry, error] {
 			return
 		}
 		given, needles := 0, s.needles()
-		for data, err := range l.octets(ctx, s.Newest) {
+		for data, err := range l.octets(ctx, s.Newest, needles) {
 			if err != nil {
 				yield(Entry{}, err)
 				return
@@ -101,34 +103,25 @@ func (s *Search) matches(e *Entry) bool {
 		(s.From.IsZero() || !e.Time.Before(s.From)) && (s.Until.IsZero() || e.Time.Before(s.Until))
 }
 
-// octets yields every entry that is durable now, bundle by bundle, each in the order asked for.
-func (l *Log) octets(ctx context.Context, newest bool) iter.Seq2[[]byte, error] {
+// octets yields every entry that is durable now, but for bundles that can't hold needles, each in the order asked for.
+func (l *Log) octets(ctx context.Context, newest bool, needles [][]byte) iter.Seq2[[]byte, error] {
 	l.mu.RLock()
-	published, tail, start := l.published.N, l.tail, l.tailStart
+	v := &view{l: l, published: l.published.N, tail: l.tail, start: l.tailStart, needles: needles, at: -1}
 	l.mu.RUnlock()
-	size := start + int64(len(tail))
+	bundles := (v.start + int64(len(v.tail)) + tileWidth - 1) / tileWidth
 	return func(yield func([]byte, error) bool) {
-		bundles := (size + tileWidth - 1) / tileWidth
 		for i := range bundles {
 			n := i
 			if newest {
 				n = bundles - 1 - i
 			}
-			if err := ctx.Err(); err != nil {
+			entries, err := v.bundle(ctx, n)
+			if err != nil {
 				yield(nil, err)
 				return
 			}
-			var entries [][]byte
-			if at := n * tileWidth; at >= start {
-				entries = slices.Clone(tail[at-start : min(at+tileWidth, size)-start])
-			} else {
-				var err error
-				if entries, err = readBundle(l.dir, n, published); err != nil {
-					yield(nil, err)
-					return
-				}
-			}
 			if newest {
+				entries = slices.Clone(entries)
 				slices.Reverse(entries)
 			}
 			for _, data := range entries {
@@ -140,22 +133,54 @@ func (l *Log) octets(ctx context.Context, newest bool) iter.Seq2[[]byte, error] 
 	}
 }
 
+// view is the log as it was at one moment, and what is looked for in it.
+type view struct {
+	l         *Log
+	published int64
+	tail      [][]byte
+	start     int64 // of tail
+	needles   [][]byte
+	page      catalogue
+	at        int64 // number of page
+}
+
+// bundle returns the entries of bundle n; none where it can't hold the needles.
+func (v *view) bundle(ctx context.Context, n int64) ([][]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if from := n * tileWidth; from >= v.start {
+		size := v.start + int64(len(v.tail))
+		return v.tail[from-v.start : min(from+tileWidth, size)-v.start], nil
+	}
+	if page := n / pageBundles; len(v.needles) > 0 && page != v.at {
+		v.page, v.at = nil, page
+		if (page+1)*pageBundles*tileWidth <= v.published {
+			var err error
+			if v.page, err = v.l.pageOf(page, v.published); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if !v.page.mayHold(n%pageBundles, v.needles) {
+		return nil, nil
+	}
+	return readBundle(v.l.dir, n, v.published)
+}
+
 // numbersOf yields the numbers of the published entries, below size, that may be of parcel: their octets name it.
 func (l *Log) numbersOf(ctx context.Context, parcel string, size int64) iter.Seq2[int64, error] {
-	needle := append([]byte(`"parcel":`), quoted(parcel)...)
+	needles := (&Search{Parcel: parcel}).needles()
+	v := &view{l: l, published: size, start: size + tileWidth, needles: needles, at: -1}
 	return func(yield func(int64, error) bool) {
 		for n := int64(0); n*tileWidth < size; n++ {
-			if err := ctx.Err(); err != nil {
-				yield(0, err)
-				return
-			}
-			entries, err := readBundle(l.dir, n, size)
+			entries, err := v.bundle(ctx, n)
 			if err != nil {
 				yield(0, err)
 				return
 			}
 			for i, data := range entries {
-				if bytes.Contains(data, needle) && !yield(n*tileWidth+int64(i), nil) {
+				if containsAll(data, needles) && !yield(n*tileWidth+int64(i), nil) {
 					return
 				}
 			}
