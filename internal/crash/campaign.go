@@ -34,9 +34,10 @@ type runner struct {
 	// accepted maps recipients to parcels; seen is the newest checkpoint that a child told.
 	accepted map[string]string
 	// keys maps wrapped keys to "kept" or "destroyed".
-	keys    map[string]string
-	seen    string
-	restart time.Duration
+	keys map[string]string
+	seen string
+	// restarts are how long each child took from its start to its first delivery.
+	restarts []time.Duration
 }
 
 func kills(ctx context.Context, s settings) (r *result, err error) {
@@ -149,7 +150,7 @@ func (c *runner) round(ctx context.Context, i int) error {
 // delivered notes how long a child took from its start to its first delivery, if it came to one.
 func (c *runner) delivered(start time.Time) {
 	if first := c.w.first.Load(); first > 0 {
-		c.restart = max(c.restart, time.Unix(0, first).Sub(start))
+		c.restarts = append(c.restarts, time.Unix(0, first).Sub(start))
 	}
 }
 

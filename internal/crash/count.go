@@ -24,6 +24,15 @@ func (w *world) arrivals() (at map[string]int, below int) {
 	return at, below
 }
 
+// restartAt is the time within which that share of the children came to their first delivery, in milliseconds.
+func (c *runner) restartAt(share float64) int64 {
+	if len(c.restarts) == 0 {
+		return 0
+	}
+	slices.Sort(c.restarts)
+	return c.restarts[int(share*float64(len(c.restarts)-1))].Milliseconds()
+}
+
 // count compares what was accepted, what arrived, also before the hosts forgot, and what is recorded.
 func (c *runner) count(l *left, before map[string]int) *result {
 	at, below := c.w.arrivals()
@@ -31,7 +40,7 @@ func (c *runner) count(l *left, before map[string]int) *result {
 		at[to] += n
 	}
 	r := &result{
-		Rounds: c.rounds, Accepted: len(c.accepted), BelowFloor: below, RestartMax: c.restart.Milliseconds(),
+		Rounds: c.rounds, Accepted: len(c.accepted), BelowFloor: below, RestartMax: c.restartAt(1), RestartMedian: c.restartAt(0.5),
 		Unreported: len(l.unproved), Events: l.events, Keys: len(c.keys), Reopened: l.reopened, Lost: l.closed,
 	}
 	for _, e := range l.unproved {

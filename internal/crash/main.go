@@ -127,6 +127,8 @@ type result struct {
 	Arrived   int `json:"arrived"`
 	Uncertain int `json:"uncertain"`
 	Events    int `json:"events"`
+	// RestartMedian is the time of half of the children; of the last ones, in -power.
+	RestartMedian int64 `json:"restart_ms_median"`
 	// Keys were wrapped under scopes of their own; Reopened are those that open though their scope was destroyed.
 	Keys     int `json:"keys"`
 	Reopened int `json:"reopened"`
@@ -149,7 +151,7 @@ func (r *result) print(w io.Writer, asJSON bool) {
 	}{
 		{"rounds", int64(r.Rounds)}, {"accepted", int64(r.Accepted)}, {"lost", int64(r.Lost)}, {"below_floor", int64(r.BelowFloor)},
 		{"duplicates", int64(r.Duplicates)}, {"unreported", int64(r.Unreported)}, {"restart_ms_max", r.RestartMax},
-		{"arrived", int64(r.Arrived)}, {"uncertain", int64(r.Uncertain)}, {"events", int64(r.Events)},
+		{"arrived", int64(r.Arrived)}, {"uncertain", int64(r.Uncertain)}, {"events", int64(r.Events)}, {"restart_median", r.RestartMedian},
 		{"keys", int64(r.Keys)}, {"reopened", int64(r.Reopened)},
 	} {
 		fmt.Fprintf(w, "%-15s %d\n", f.name, f.value)

@@ -168,5 +168,7 @@ func (p *power) add(r *result) {
 	}
 	t.Keys += r.Keys
 	t.Reopened += r.Reopened
+	p.restarts = append(p.restarts, time.Duration(r.RestartMax)*time.Millisecond)
+	t.RestartMedian = p.restartAt(0.5)
 	t.RestartMax = max(t.RestartMax, r.RestartMax)
 }
