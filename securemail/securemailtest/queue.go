@@ -234,7 +234,7 @@ func mayCome(to securemail.State) []securemail.State {
 	return nil
 }
 
-// Add implements [securemail.Outbox]; tx must be nil.
+// Add implements [securemail.Outbox]; tx must be nil. An event whose id is there is left as it is.
 func (q *Queue) Add(_ context.Context, tx *sql.Tx, es ...securemail.Event) error {
 	if tx != nil {
 		return securemail.ErrTx
@@ -246,7 +246,9 @@ func (q *Queue) Add(_ context.Context, tx *sql.Tx, es ...securemail.Event) error
 			p.status.Read = e.Read
 		}
 	}
-	q.add(es)
+	q.add(slices.DeleteFunc(slices.Clone(es), func(e securemail.Event) bool {
+		return slices.ContainsFunc(q.events, func(o securemail.Event) bool { return o.ID == e.ID })
+	}))
 	return nil
 }
 
