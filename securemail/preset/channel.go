@@ -66,7 +66,7 @@ func (s *System) openSTS(ctx context.Context, so *smtp.Options, co *mtasts.Clien
 }
 
 // addChannel puts into c what runs beside the Transport and behind it.
-func (s *System) addChannel(c *securemail.Config, o *Options) error {
+func (s *System) addChannel(ctx context.Context, c *securemail.Config, o *Options) error {
 	if s.STS != nil {
 		c.Parts = append(c.Parts, s.STS)
 	}
@@ -76,11 +76,33 @@ func (s *System) addChannel(c *securemail.Config, o *Options) error {
 	if s.Sessions != nil {
 		c.Parts = append(c.Parts, s.Sessions, s.Reporter)
 	}
+	if err := s.addLimits(ctx, c, o); err != nil {
+		return err
+	}
 	if o.DKIM == nil {
 		return nil
 	}
 	signer, err := transport.DKIM(o.DKIM, nil)
 	c.Signer = signer
+	return err
+}
+
+// addLimits puts the limits of domains before the Transport, for all processes on the database together.
+func (s *System) addLimits(ctx context.Context, c *securemail.Config, o *Options) (err error) {
+	if o.Limits == nil {
+		return nil
+	}
+	lo := *o.Limits
+	if lo.Now == nil {
+		lo.Now = o.Now
+	}
+	if lo.Shared == nil {
+		if lo.Shared, err = transport.LimitStore(ctx, s.DB, &transport.LimitStoreOptions{Now: o.Now}); err != nil {
+			return err
+		}
+		c.Parts = append(c.Parts, lo.Shared)
+	}
+	c.Transport, err = transport.Limit(s.Transport, &lo)
 	return err
 }
 

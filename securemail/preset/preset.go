@@ -29,6 +29,7 @@ import (
 	"github.com/postseal/postseal/securemail/notice"
 	"github.com/postseal/postseal/securemail/policy"
 	"github.com/postseal/postseal/securemail/queue"
+	"github.com/postseal/postseal/transport"
 	"github.com/postseal/postseal/transport/dkim"
 	"github.com/postseal/postseal/transport/posture"
 	"github.com/postseal/postseal/transport/smtp"
@@ -60,6 +61,9 @@ type Options struct {
 	// STS is how MTA-STS policies are fetched; nil: with the RootCAs and AllowPrivate of SMTP. It counts for nothing where
 	// SMTP.STS is set, or with a Relay.
 	STS *mtasts.ClientOptions
+	// Limits bound what each recipient domain gets, by all processes on the database together. Nil: only those of SMTP.Limits
+	// hold, for each process and mail host.
+	Limits *transport.LimitOptions
 	// DKIM signs all that leaves, notices too, by the keys of its author's domain, by way of a Relay as well. Mail whose
 	// domain has no key now waits for one; transport.DKIM has other answers, and choices, for Override. Nil: nothing is signed.
 	DKIM *dkim.Signer
@@ -268,7 +272,7 @@ func (s *System) config(ctx context.Context, o *Options) (*securemail.Config, er
 		Service:    securemail.Actor{ID: "host", Kind: "service"},
 		Logger:     o.Logger, Now: o.Now,
 	}
-	if err := errors.Join(s.addChannel(c, o), s.addWatch(ctx, c, o)); err != nil {
+	if err := errors.Join(s.addChannel(ctx, c, o), s.addWatch(ctx, c, o)); err != nil {
 		return nil, err
 	}
 	methods := []securemail.Method{securemail.MethodPGP}

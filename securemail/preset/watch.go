@@ -20,7 +20,9 @@ func (s *System) addWatch(ctx context.Context, c *securemail.Config, o *Options)
 	if no.Logger == nil {
 		no.Logger = o.Logger
 	}
-	send := notice.SenderFunc(func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) { return s.Mailer.Send(ctx, d) })
+	send := notice.SenderFunc(func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) {
+		return s.Mailer.Send(ctx, d)
+	})
 	if s.Notices, err = notice.New(ctx, s.DB, s.Queue, send, &no); err != nil {
 		return err
 	}

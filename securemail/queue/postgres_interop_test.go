@@ -71,7 +71,7 @@ func TestPostgresDawdlingHost(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { sub, err := r.Put(t.Context(), same); done <- err; _ = sub }()
 	time.Sleep(700 * time.Millisecond)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	_, err = r.Put(ctx, r.batch(1))
 	require.NoError(t, err)
