@@ -21,6 +21,7 @@ type index struct {
 const (
 	maxEntries  = 1 << 32
 	mergeAfter  = 1 << 16
+	saveAfter   = 1 << 13
 	indexMagic  = "postseal/audit@v1 index\n"
 	indexRow    = 8 + 4
 	indexHeader = len(indexMagic) + 8

@@ -78,6 +78,9 @@ func (l *Log) open(ctx context.Context) error {
 	if err := l.loadIndex(ctx); err != nil {
 		return err
 	}
+	if err := l.saveIndexInTime(); err != nil {
+		return err
+	}
 	return l.takeUp()
 }
 

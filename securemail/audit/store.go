@@ -237,10 +237,16 @@ func (l *Log) tidy() error {
 		}
 	}
 	l.tree.full = nil
-	if l.published.N-l.indexSaved >= max(mergeAfter, l.indexSaved/8) {
-		return l.saveIndex()
+	return l.saveIndexInTime()
+}
+
+// saveIndexInTime stores the index before the entries that it lacks would hold up the next Open: what is not in it has to be
+// read again. It costs as much as there are entries, so a large log does it seldom.
+func (l *Log) saveIndexInTime() error {
+	if l.published.N-l.indexSaved < max(saveAfter, l.indexSaved/16) {
+		return nil
 	}
-	return nil
+	return l.saveIndex()
 }
 
 // removeJournals removes the journals before start.
