@@ -17,7 +17,8 @@ import (
 	"github.com/postseal/postseal/securemail/queue"
 )
 
-// TestPostgresThereAndBack: a backup of SQLite becomes a PostgreSQL that goes on, whose backup becomes a PostgreSQL and a SQLite that go on.
+// TestPostgresThereAndBack: a backup of SQLite becomes a PostgreSQL that goes on, whose backup becomes a PostgreSQL and a
+// SQLite that go on. It needs POSTSEAL_PG_DSN, as internal/interop/with-postgres sets it.
 func TestPostgresThereAndBack(t *testing.T) {
 	s := filled(t)
 	b, _ := s.backup()
