@@ -210,7 +210,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	defer stop()
 	for p := range 64 {
 		wg.Go(func() {
-			for i := 0; ctx.Err() == nil; i++ {
+			for i := 0; i < 60 && ctx.Err() == nil; i++ {
 				size := 100
 				if i%4 == 3 {
 					size = 80 << 10
