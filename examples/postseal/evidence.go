@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/audit"
+	"github.com/postseal/postseal/securemail/audit/timestamp"
 )
 
 // maxBundle bounds what verify-evidence reads.
@@ -52,6 +55,7 @@ func evidenceCommand(ctx context.Context, args []string, _ io.Reader, out io.Wri
 func verifyEvidence(_ context.Context, args []string, in io.Reader, out io.Writer) error {
 	fs := flag.NewFlagSet("postseal verify-evidence", flag.ContinueOnError)
 	key := fs.String("key", "", "the log's public key, or a file with it; required")
+	tsa := fs.String("tsa", "", "PEM file of the time stamp authorities to trust; the bundle must have a stamp of one")
 	asJSON := fs.Bool("json", false, "one JSON object")
 	rest, err := parseMixed(fs, args, out)
 	if err != nil {
@@ -72,6 +76,10 @@ func verifyEvidence(_ context.Context, args []string, in io.Reader, out io.Write
 	if err != nil {
 		return err
 	}
+	stamped, err := stampTime(e, *tsa)
+	if err != nil {
+		return err
+	}
 	if *asJSON {
 		return json.NewEncoder(out).Encode(struct {
 			OK        bool          `json:"ok"`
@@ -81,14 +89,38 @@ func verifyEvidence(_ context.Context, args []string, in io.Reader, out io.Write
 			Root      string        `json:"root"`
 			Entries   []audit.Entry `json:"entries"`
 			Statement []string      `json:"statement"`
-		}{true, e.Parcel, e.Origin, e.Size, e.Root, e.Entries, e.Statement})
+			Stamped   time.Time     `json:"stamped,omitzero"`
+		}{true, e.Parcel, e.Origin, e.Size, e.Root, e.Entries, e.Statement, stamped})
 	}
 	fmt.Fprintf(out, "OK: %d entries about parcel %s are in the log %s, as it was at %d entries with root %s (%s).\n",
 		len(e.Entries), e.Parcel, e.Origin, e.Size, e.Root, span(e.Entries))
+	if !stamped.IsZero() {
+		fmt.Fprintf(out, "STAMPED: a time stamp authority saw a log with them at %s.\n", stamped.Format(time.RFC3339))
+	}
 	for _, s := range e.Statement {
 		fmt.Fprintln(out, s)
 	}
 	return nil
+}
+
+// stampTime is when the bundle's stamp was made, by an authority in the file; zero where there is no file.
+func stampTime(e *audit.Evidence, file string) (time.Time, error) {
+	if file == "" {
+		return time.Time{}, nil
+	}
+	b, err := os.ReadFile(file)
+	roots := x509.NewCertPool()
+	if err != nil || !roots.AppendCertsFromPEM(b) {
+		return time.Time{}, errors.New("-tsa: no file with certificates")
+	}
+	if e.Stamp == nil {
+		return time.Time{}, errors.New("the bundle has no time stamp")
+	}
+	t, err := timestamp.Verify(e.Stamp.Token, sha256.Sum256(e.Stamp.Checkpoint), roots)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return t.Time, nil
 }
 
 func span(es []audit.Entry) string {

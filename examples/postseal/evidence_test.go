@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/postseal/postseal/internal/smtppeer"
 	"github.com/postseal/postseal/securemail"
 	"github.com/postseal/postseal/securemail/audit"
 )
@@ -25,6 +27,15 @@ func evidenceRig(t *testing.T) (store string) {
 	}}))
 	require.NoError(t, l.Close())
 	return store
+}
+
+// pemFile holds a certificate.
+func pemFile(t *testing.T) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "tsa.pem")
+	cert := smtppeer.SelfSigned("tsa.test").Certificate[0]
+	require.NoError(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), 0o600))
+	return file
 }
 
 func TestEvidence(t *testing.T) {
@@ -72,6 +83,8 @@ func TestEvidenceFailsInOneLine(t *testing.T) {
 		"changed":        {strings.Replace(bundle, "mailbox", "mailboy", 1), []string{"verify-evidence", "-key", key}, 1, "does not hold"},
 		"nothing":        {"", []string{"verify-evidence", "-key", key}, 1, "does not hold"},
 		"no key":         {bundle, []string{"verify-evidence"}, 2, "-key"},
+		"no stamp":       {bundle, []string{"verify-evidence", "-key", key, "-tsa", pemFile(t)}, 1, "no time stamp"},
+		"no authorities": {bundle, []string{"verify-evidence", "-key", key, "-tsa", store}, 1, "-tsa"},
 		"key elsewhere":  {bundle, []string{"verify-evidence", "-key", store + ".pub"}, 1, "neither a public key nor a file"},
 		"no key in it":   {bundle, []string{"verify-evidence", "-key", store + ".audit.key"}, 1, "does not hold a log's public key"},
 	} {

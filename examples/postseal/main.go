@@ -9,7 +9,8 @@
 //	                                                           release, retry, cancel
 //	postseal evidence -store FILE PARCEL > e.json              writes what the store's log proves about a parcel
 //	postseal evidence -store FILE -public-key > log.pub        writes the key to check that by
-//	postseal verify-evidence -key log.pub < e.json             checks it, offline, and says what it proves
+//	postseal verify-evidence -key log.pub < e.json             checks it, offline, and says what it proves; with -tsa FILE its
+//	                                                           time stamp too
 //	postseal audit -store FILE check                           proves every octet of the store's log
 //	postseal audit -store FILE search|report|export [flags]    says what it holds; -format text, jsonl, csv, json, html, fhir, ocsf
 //	postseal backup -store FILE -out FILE                      copies a store, sealed, while it runs

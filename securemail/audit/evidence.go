@@ -34,11 +34,19 @@ type Evidence struct {
 	Origin string
 	Size   int64
 	Root   string
+	// Checkpoint is that tree's, a signed note: where witnesses cosigned it, package audit/witness tells who. Stamp, where it is
+	// there, shows that the entries were there at a time that somebody else vouches for.
+	Checkpoint []byte
+	Stamp      *Stamp
 	// Entries are everything that the log held of the parcel at that size, in its order.
 	Entries []Entry
 	// Statement says in sentences what the entries say, and nothing else.
 	Statement []string
 }
+
+// Stamp is a time stamp on a checkpoint that covers the entries, and that the one of the Evidence was proved to continue. Token
+// is about the SHA-256 of Checkpoint; package audit/timestamp verifies it, this package does not.
+type Stamp struct{ Checkpoint, Token []byte }
 
 // bundle is the file. Its fields stand in the order of their names, and there is one form only.
 type bundle struct {
@@ -47,8 +55,16 @@ type bundle struct {
 	Parcel     string   `json:"parcel"`
 	// Signature is the log's over everything else.
 	Signature string   `json:"signature"`
+	Stamp     *stamped `json:"stamp,omitempty"`
 	Statement []string `json:"statement"`
 	V         int      `json:"v"`
+}
+
+// stamped is a stamp with the proof that its checkpoint's tree is the beginning of the bundle's.
+type stamped struct {
+	Checkpoint  string   `json:"checkpoint"`
+	Consistency []string `json:"consistency"`
+	Token       []byte   `json:"token"`
 }
 
 // proven is an entry with the proof that it is in the tree of the checkpoint.
@@ -84,7 +100,10 @@ func (l *Log) Evidence(ctx context.Context, parcel securemail.ParcelID) ([]byte,
 	if err := l.Publish(ctx); err != nil && !errors.Is(err, ErrClosed) {
 		return nil, err
 	}
-	cp := l.newest()
+	cp, err := l.bestFor(ctx, string(parcel))
+	if err != nil {
+		return nil, err
+	}
 	b := &bundle{Checkpoint: string(cp.note), Parcel: string(parcel), V: evidenceVersion}
 	var entries []Entry
 	for n, err := range l.numbersOf(ctx, string(parcel), cp.N) {
@@ -103,6 +122,9 @@ func (l *Log) Evidence(ctx context.Context, parcel securemail.ParcelID) ([]byte,
 		return nil, fmt.Errorf("audit: parcel %.32q: %w", string(parcel), ErrUnknown)
 	}
 	b.Statement = state(entries)
+	if b.Stamp, err = l.stampFor(cp, b.Entries[len(b.Entries)-1].Index); err != nil {
+		return nil, err
+	}
 	text, err := b.signed()
 	if err != nil {
 		return nil, err
@@ -113,6 +135,25 @@ func (l *Log) Evidence(ctx context.Context, parcel securemail.ParcelID) ([]byte,
 	}
 	b.Signature = base64.StdEncoding.EncodeToString(sig)
 	return b.format()
+}
+
+// bestFor is the newest cosigned checkpoint where it covers all entries of parcel, else the newest.
+func (l *Log) bestFor(ctx context.Context, parcel string) (*checkpoint, error) {
+	l.mu.RLock()
+	newest, cosigned := l.published, l.outside.cosigned
+	l.mu.RUnlock()
+	if cosigned == nil {
+		return newest, nil
+	}
+	for n, err := range l.numbersOf(ctx, parcel, newest.N) {
+		if err != nil {
+			return nil, err
+		}
+		if n >= cosigned.N {
+			return newest, nil
+		}
+	}
+	return cosigned, nil
 }
 
 func (l *Log) proven(cp *checkpoint, n int64) (Entry, proven, error) {
@@ -127,10 +168,7 @@ func (l *Log) proven(cp *checkpoint, n int64) (Entry, proven, error) {
 	if tlog.CheckRecord(hashes, cp.N, cp.Hash, n, tlog.RecordHash(data)) != nil {
 		return Entry{}, proven{}, fmt.Errorf("audit: prove: %w", ErrCorrupt)
 	}
-	p := proven{Entry: data, Index: n, Proof: make([]string, len(hashes))}
-	for i, h := range hashes {
-		p.Proof[i] = h.String()
-	}
+	p := proven{Entry: data, Index: n, Proof: formatHashes(hashes)}
 	e, err := parseEntry(data)
 	return e, p, err
 }
@@ -156,7 +194,7 @@ func VerifyEvidence(data []byte, verifier note.Verifier) (*Evidence, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: its checkpoint is not by this key", ErrEvidence)
 	}
-	out := &Evidence{Parcel: b.Parcel, Origin: verifier.Name(), Size: cp.N, Root: cp.Hash.String()}
+	out := &Evidence{Parcel: b.Parcel, Origin: verifier.Name(), Size: cp.N, Root: cp.Hash.String(), Checkpoint: cp.note}
 	last := int64(-1)
 	for i := range b.Entries {
 		p := &b.Entries[i]
@@ -166,6 +204,9 @@ func VerifyEvidence(data []byte, verifier note.Verifier) (*Evidence, error) {
 		}
 		last = p.Index
 		out.Entries = append(out.Entries, e)
+	}
+	if out.Stamp, err = b.Stamp.check(cp, last, verifier); err != nil {
+		return nil, err
 	}
 	out.Statement = state(out.Entries)
 	if fmt.Sprintf("%q", out.Statement) != fmt.Sprintf("%q", b.Statement) {
@@ -199,16 +240,56 @@ func (p *proven) check(cp *checkpoint) (Entry, error) {
 	if p.Index < 0 || p.Index >= cp.N || len(p.Proof) > maxHashes {
 		return Entry{}, ErrEvidence
 	}
-	var hashes tlog.RecordProof
-	for _, s := range p.Proof {
-		h, err := parseHash(s)
-		if err != nil {
-			return Entry{}, ErrEvidence
-		}
-		hashes = append(hashes, h)
-	}
-	if tlog.CheckRecord(hashes, cp.N, cp.Hash, p.Index, tlog.RecordHash(p.Entry)) != nil {
+	hashes, err := parseHashes(p.Proof)
+	if err != nil || tlog.CheckRecord(hashes, cp.N, cp.Hash, p.Index, tlog.RecordHash(p.Entry)) != nil {
 		return Entry{}, ErrEvidence
 	}
 	return parseEntry(p.Entry)
+}
+
+// check proves that s is about a tree that holds entry last and that the one of cp continues.
+func (s *stamped) check(cp *checkpoint, last int64, verifier note.Verifier) (*Stamp, error) {
+	if s == nil {
+		return nil, nil
+	}
+	old, err := openCheckpoint([]byte(s.Checkpoint), verifier)
+	if err != nil || old.N <= last || len(s.Consistency) > maxHashes {
+		return nil, fmt.Errorf("%w: its stamp is about another log", ErrEvidence)
+	}
+	hashes, err := parseHashes(s.Consistency)
+	if err != nil || checkTree(hashes, cp.Tree, old.Tree) != nil {
+		return nil, fmt.Errorf("%w: its stamp is about another log", ErrEvidence)
+	}
+	return &Stamp{old.note, s.Token}, nil
+}
+
+// checkTree proves that now continues old; tlog has no proof of two that are one.
+func checkTree(proof []tlog.Hash, now, old tlog.Tree) error {
+	if now == old && len(proof) == 0 {
+		return nil
+	}
+	if old.N >= now.N {
+		return ErrEvidence
+	}
+	return tlog.CheckTree(proof, now.N, now.Hash, old.N, old.Hash)
+}
+
+func formatHashes(hs []tlog.Hash) []string {
+	out := make([]string, len(hs))
+	for i, h := range hs {
+		out[i] = h.String()
+	}
+	return out
+}
+
+func parseHashes(ss []string) ([]tlog.Hash, error) {
+	var out []tlog.Hash
+	for _, s := range ss {
+		h, err := parseHash(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, nil
 }

@@ -48,6 +48,13 @@ type Options struct {
 	Seen string
 	// Interval is how long an entry may wait for a checkpoint; 0: 1 s.
 	Interval time.Duration
+	// Witnesses cosign checkpoints, asked by Run and Upkeep; audit/witness has a client of one. Entries and proofs never wait for them. Quorum
+	// is how many of them make a checkpoint a cosigned one (Cosigned); 0: all.
+	Witnesses []Witness
+	Quorum    int
+	// Stamper has the first checkpoint of each day (UTC) stamped, asked likewise; audit/timestamp has a client of RFC 3161.
+	// Nil: none is.
+	Stamper Stamper
 	// Now nil: time.Now.
 	Now func() time.Time
 }
@@ -70,6 +77,12 @@ func (o *Options) check(dir string) (Options, error) {
 		c.Now = time.Now
 	}
 	var errs []error
+	if c.Quorum == 0 {
+		c.Quorum = len(c.Witnesses)
+	}
+	if c.Quorum < 0 || c.Quorum > len(c.Witnesses) {
+		errs = append(errs, errors.New("audit: Options.Quorum must be among the Witnesses"))
+	}
 	if c.Interval < 0 {
 		errs = append(errs, errors.New("audit: negative Options.Interval"))
 	}
@@ -114,6 +127,7 @@ type Log struct {
 	mu        sync.RWMutex // guards these fields; changed under sequencer only
 	index     index
 	published *checkpoint
+	outside   outside
 	tail      [][]byte // the entries from number tailStart on
 	tailStart int64    // a multiple of tileWidth
 }
@@ -354,8 +368,8 @@ func (l *Log) Publish(ctx context.Context) error {
 	return l.publish()
 }
 
-// Run publishes checkpoints in time while no events come. It blocks until ctx ends, publishes once more and returns nil;
-// any other return is the error of a checkpoint that could not be published.
+// Run does what Upkeep does, each Options.Interval, until ctx ends; then it publishes once more and returns nil. Any other
+// return is the error of a checkpoint that could not be published, or ErrRollback.
 func (l *Log) Run(ctx context.Context) error {
 	tick := time.NewTicker(l.o.Interval)
 	defer tick.Stop()
@@ -364,11 +378,21 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return l.Publish(context.WithoutCancel(ctx))
 		case <-tick.C:
-			if err := l.Publish(ctx); err != nil && ctx.Err() == nil {
+			if err := l.Upkeep(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
 	}
+}
+
+// Upkeep publishes a checkpoint over every entry, and has it cosigned and stamped where that is asked for. A witness or
+// stamper that can't be reached is no error: see Cosigned; the next call asks again. One that has signed more than there is,
+// or another history, is ErrRollback.
+func (l *Log) Upkeep(ctx context.Context) error {
+	if err := l.Publish(ctx); err != nil {
+		return err
+	}
+	return l.askOthers(ctx)
 }
 
 // Checkpoint returns the newest checkpoint, a signed note. Keep some where the log can't reach them; see [Log.Extends].

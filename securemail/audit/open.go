@@ -75,6 +75,7 @@ func (l *Log) open(ctx context.Context) error {
 	if err := l.checkSeen(); err != nil {
 		return err
 	}
+	l.loadCosigned()
 	if err := l.loadIndex(ctx); err != nil {
 		return err
 	}

@@ -53,6 +53,8 @@ type Options struct {
 	// DestroyWindow is how long a destroyed scope key may stay in the ring's files, out of its reach, until they are sealed
 	// anew; 0: 24 h, at least 1 h. Certificates of destruction state it.
 	DestroyWindow time.Duration
+	// Log are the audit log's further options, such as Witnesses and a Stamper; Now here overrides that there.
+	Log *audit.Options
 	// Relay takes all mail instead of the recipients' own mail hosts. Unless its Operator vouches for the road beyond, it
 	// meets no floor, and mail that needs one goes to PGP or escrow.
 	Relay *smtp.Relay
@@ -236,7 +238,12 @@ func (s *System) openState(ctx context.Context, path string, o *Options) (err er
 	if err := s.KeyRing.RecordTo(ctx, s.Queue); err != nil {
 		return err
 	}
-	if s.Ledger, err = audit.Open(ctx, path+".audit", &audit.Options{Now: o.Now}); err != nil {
+	var lo audit.Options
+	if o.Log != nil {
+		lo = *o.Log
+	}
+	lo.Now = o.Now
+	if s.Ledger, err = audit.Open(ctx, path+".audit", &lo); err != nil {
 		return err
 	}
 	s.Keys, err = keys.NewSQL(ctx, s.DB, s.KeyRing, &keys.Options{Outbox: s.Queue, Now: o.Now})
@@ -328,7 +335,7 @@ func (s *System) RunDue(ctx context.Context) (int, error) {
 }
 
 // Upkeep does once, now, what the parts do in Run beside the mail: it tells senders what was not delivered (the next RunDue
-// delivers that), seals the key ring anew where a key was destroyed,
+// delivers that), has the log cosigned and stamped, seals the key ring anew where a key was destroyed,
 // fetches MTA-STS policies again, looks at domains, writes the sessions counted, and sends the TLS reports that are due. A host that calls RunDue from a timer calls this
 // from another, every ten minutes, say. A part that fails stops no other.
 func (s *System) Upkeep(ctx context.Context) error {
@@ -338,7 +345,7 @@ func (s *System) Upkeep(ctx context.Context) error {
 	}
 	defer done()
 	_, err = s.Notices.Pass(ctx)
-	errs := []error{s.KeyRing.Upkeep(ctx), err}
+	errs := []error{s.KeyRing.Upkeep(ctx), s.Ledger.Upkeep(ctx), err}
 	if s.STS != nil {
 		_, err := s.STS.Refresh(ctx)
 		errs = append(errs, err)
