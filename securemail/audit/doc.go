@@ -11,6 +11,8 @@
 //	journal-N                entries, from number N on, that no checkpoint covers yet
 //	index                    where each event id is; made anew where it is missing or damaged
 //	catalog/N                which bundles a search may skip; made by searches, anew where it is missing or damaged
+//	cosigned                 the newest checkpoint that a quorum of witnesses has signed too
+//	stamp/DAY                the time stamp on the first checkpoint of a day, stamp/DAY.checkpoint
 //	lock                     held by the one process that writes
 //
 // Beside it, by default, lie FOLDER.key (signing key and pseudonym key, mode 0600, made once) and FOLDER.key.seen (the
@@ -31,13 +33,22 @@
 // ([Log.FactsHash]). Text from the far end is left out; its name and queue id are pseudonyms. Destroying the pseudonym key
 // unlinks every entry from its people, and breaks no proof.
 //
+// # What outsiders get
+//
+// [Log.Evidence] makes one file of all that the log holds of a parcel: its entries, their proofs, and what they say in
+// sentences. [VerifyEvidence] checks it offline by the log's public key; any changed octet is [ErrEvidence]. The checkpoint in
+// it is a cosigned one where there is one (Options.Witnesses, package audit/witness), and with it goes the first
+// stamp that covers the entries (Options.Stamper, package audit/timestamp). [Log.Search] finds entries, package
+// audit/export makes reports of them.
+//
 // # Security properties
 //
 // [Log.Check] reads everything again and finds each changed, cut, moved or missing octet. Open and Check refuse a folder
 // that is older than the checkpoint kept beside it ([ErrRollback]). [Log.Extends] tells whether a checkpoint that somebody
 // kept is still part of the log. Entries younger than the newest checkpoint are guarded by a MAC; who can write the folder
 // can cut the youngest of them off, unseen, within one Interval. Who has the signing key can write another history: only
-// checkpoints that others kept show that.
+// checkpoints that others kept show that, such as witnesses: one that has signed more, or another history, ends Run with
+// ErrRollback. [Log.Admits] refuses a database that is older than the log ([ErrOldDatabase]).
 //
 // # Limits
 //
