@@ -65,7 +65,7 @@ func (l *Log) loadCosigned() {
 }
 
 // askOthers has the newest checkpoint cosigned and, once a day, stamped. What can't be had now is asked for again by the next
-// call; only a rollback that a witness proves is an error.
+// call; only what a witness says of a rollback is an error.
 func (l *Log) askOthers(ctx context.Context) error {
 	if !l.outside.asking.TryLock() {
 		return nil // somebody does so
@@ -74,12 +74,31 @@ func (l *Log) askOthers(ctx context.Context) error {
 	cp := l.newest()
 	err := errors.Join(l.askWitnesses(ctx, cp), l.askStamper(ctx, cp))
 	l.mu.Lock()
+	changed := fmt.Sprint(err) != fmt.Sprint(l.outside.unheard)
 	l.outside.unheard = err
 	l.mu.Unlock()
+	if changed && ctx.Err() == nil && l.o.Trouble != nil {
+		l.o.Trouble(err)
+	}
 	if errors.Is(err, ErrRollback) {
 		return err
 	}
 	return nil
+}
+
+// ask is askOthers each Options.Interval, until ctx ends. What a witness says alone, without a signature, stops nothing:
+// Options.Trouble is told.
+func (l *Log) ask(ctx context.Context) {
+	tick := time.NewTicker(l.o.Interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			_ = l.askOthers(ctx)
+		}
+	}
 }
 
 func (l *Log) askWitnesses(ctx context.Context, cp *checkpoint) error {
@@ -91,6 +110,9 @@ func (l *Log) askWitnesses(ctx context.Context, cp *checkpoint) error {
 	n := 0
 	for i, w := range l.o.Witnesses {
 		lines, err := l.askWitness(ctx, w, i, cp)
+		if err == nil {
+			_, err = openCheckpoint(append(bytes.Clone(signed), lines...), l.verifier)
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("audit: witness %d: %w", i+1, err))
 			continue
@@ -103,7 +125,7 @@ func (l *Log) askWitnesses(ctx context.Context, cp *checkpoint) error {
 	}
 	c, err := openCheckpoint(signed, l.verifier)
 	if err != nil {
-		return errors.Join(append(errs, fmt.Errorf("audit: what a witness signed is no checkpoint: %w", err))...)
+		return err
 	}
 	if err := durable.WriteFile(filepath.Join(l.dir, cosignedName), signed); err != nil {
 		return fmt.Errorf("audit: cosigned checkpoint: %w", err)

@@ -150,7 +150,8 @@ func TestAWitnessSeesARollback(t *testing.T) {
 	base := t.TempDir()
 	dir := filepath.Join(base, "now", "log")
 	require.NoError(t, os.Mkdir(filepath.Dir(dir), 0o700))
-	o := &audit.Options{Witnesses: []audit.Witness{w}}
+	told := make(chan error, 100)
+	o := &audit.Options{Witnesses: []audit.Witness{w}, Interval: time.Millisecond, Trouble: func(err error) { told <- err }}
 	l := open(t, dir, o)
 	emitFast(t, l, 0, 10)
 	require.NoError(t, l.Upkeep(t.Context()))
@@ -167,9 +168,53 @@ func TestAWitnessSeesARollback(t *testing.T) {
 	require.ErrorIs(t, old.Upkeep(t.Context()), audit.ErrRollback, "the witness has signed more")
 	emitFast(t, old, 31, 60)
 	require.ErrorIs(t, old.Upkeep(t.Context()), audit.ErrRollback, "and another history")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	require.ErrorIs(t, old.Run(ctx), audit.ErrRollback)
+	require.ErrorIs(t, <-told, audit.ErrRollback)
+
+	// Run tells, and goes on: one witness alone stops no mail.
+	w.down = true
+	_ = old.Upkeep(t.Context())
+	for len(told) > 0 {
+		<-told
+	}
+	w.down = false
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- old.Run(ctx) }()
+	require.ErrorIs(t, <-told, audit.ErrRollback)
+	cancel()
+	require.NoError(t, <-ended)
+}
+
+// TestAWitnessThatAnswersNonsense does not keep the others' signatures from counting.
+func TestAWitnessThatAnswersNonsense(t *testing.T) {
+	w := newCosigner(t)
+	l := open(t, logDir(t), &audit.Options{Witnesses: []audit.Witness{nonsense{}, w}, Quorum: 1})
+	emitFast(t, l, 0, 3)
+	require.NoError(t, l.Upkeep(t.Context()))
+	cp, waits := l.Cosigned()
+	require.Contains(t, string(cp), w.signer.Name())
+	require.ErrorContains(t, waits, "witness 1")
+}
+
+type nonsense struct{}
+
+func (nonsense) Cosign(context.Context, audit.WitnessRequest) ([]byte, error) {
+	return []byte("— w !!!\nmore\n"), nil
+}
+
+// TestAProofHoldsOneSignature: a line behind it that nobody asked for would be an octet that nobody checks.
+func TestAProofHoldsOneSignature(t *testing.T) {
+	w := newCosigner(t)
+	l := open(t, logDir(t), &audit.Options{Witnesses: []audit.Witness{w}})
+	emitFast(t, l, 0, 3)
+	require.NoError(t, l.Upkeep(t.Context()))
+	proof, err := l.Prove(t.Context(), "e1")
+	require.NoError(t, err)
+	cp, _ := l.Cosigned()
+	_, lines, _ := strings.Cut(string(cp), l.Verifier().Name()+" ")
+	_, cosignature, _ := strings.Cut(lines, "\n")
+	_, err = audit.Verify(append(proof, cosignature...), l.Verifier())
+	require.ErrorIs(t, err, audit.ErrProof)
 }
 
 func TestStampOfTheDay(t *testing.T) {

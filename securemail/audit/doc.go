@@ -47,8 +47,8 @@
 // that is older than the checkpoint kept beside it ([ErrRollback]). [Log.Extends] tells whether a checkpoint that somebody
 // kept is still part of the log. Entries younger than the newest checkpoint are guarded by a MAC; who can write the folder
 // can cut the youngest of them off, unseen, within one Interval. Who has the signing key can write another history: only
-// checkpoints that others kept show that, such as witnesses: one that has signed more, or another history, ends Run with
-// ErrRollback. [Log.Admits] refuses a database that is older than the log ([ErrOldDatabase]).
+// checkpoints that others kept show that, such as witnesses: one that has signed more, or another history, is told to
+// Options.Trouble. [Log.Admits] refuses a database that is older than the log ([ErrOldDatabase]).
 //
 // # Limits
 //

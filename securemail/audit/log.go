@@ -55,6 +55,10 @@ type Options struct {
 	// Stamper has the first checkpoint of each day (UTC) stamped, asked likewise; audit/timestamp has a client of RFC 3161.
 	// Nil: none is.
 	Stamper Stamper
+	// Trouble is told, by Run and Upkeep, whenever what keeps the newest checkpoint from being cosigned, or the day from being
+	// stamped, becomes another; nil: nothing does any more. One that Is ErrRollback says that a witness knows more than the log
+	// has, or another history: look at once.
+	Trouble func(error)
 	// Now nil: time.Now.
 	Now func() time.Time
 }
@@ -368,9 +372,14 @@ func (l *Log) Publish(ctx context.Context) error {
 	return l.publish()
 }
 
-// Run does what Upkeep does, each Options.Interval, until ctx ends; then it publishes once more and returns nil. Any other
-// return is the error of a checkpoint that could not be published, or ErrRollback.
+// Run publishes checkpoints in time while no events come, and has them cosigned and stamped beside that, until ctx ends;
+// then it publishes once more and returns nil. Any other return is the error of a checkpoint that could not be published.
 func (l *Log) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asking.Go(func() { l.ask(ctx) })
 	tick := time.NewTicker(l.o.Interval)
 	defer tick.Stop()
 	for {
@@ -378,7 +387,7 @@ func (l *Log) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return l.Publish(context.WithoutCancel(ctx))
 		case <-tick.C:
-			if err := l.Upkeep(ctx); err != nil && ctx.Err() == nil {
+			if err := l.Publish(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}
@@ -386,8 +395,8 @@ func (l *Log) Run(ctx context.Context) error {
 }
 
 // Upkeep publishes a checkpoint over every entry, and has it cosigned and stamped where that is asked for. A witness or
-// stamper that can't be reached is no error: see Cosigned; the next call asks again. One that has signed more than there is,
-// or another history, is ErrRollback.
+// stamper that can't be reached is no error: see Cosigned; the next call asks again. One that says that it has signed more than
+// there is, or another history, is ErrRollback.
 func (l *Log) Upkeep(ctx context.Context) error {
 	if err := l.Publish(ctx); err != nil {
 		return err

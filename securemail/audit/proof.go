@@ -89,7 +89,7 @@ func Verify(proof []byte, verifier note.Verifier) (Entry, error) {
 		return Entry{}, err
 	}
 	cp, err := openCheckpoint(p.checkpoint, verifier)
-	if err != nil {
+	if err != nil || bytes.Count(cp.note, []byte("\n— ")) != 1 { // others' signatures could be added unseen
 		return Entry{}, ErrProof
 	}
 	if p.index >= cp.N || tlog.CheckRecord(p.hashes, cp.N, cp.Hash, p.index, tlog.RecordHash(p.entry)) != nil {

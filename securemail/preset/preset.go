@@ -243,6 +243,9 @@ func (s *System) openState(ctx context.Context, path string, o *Options) (err er
 		lo = *o.Log
 	}
 	lo.Now = o.Now
+	if lo.Trouble == nil {
+		lo.Trouble = func(err error) { logger(o).Warn("preset: the audit log's witnesses or its time stamps", "err", err) }
+	}
 	if s.Ledger, err = audit.Open(ctx, path+".audit", &lo); err != nil {
 		return err
 	}
