@@ -177,7 +177,7 @@ func TestPostgresBackendsDie(t *testing.T) {
 				return
 			case <-time.After(5 * time.Millisecond):
 				_, _ = killer.Exec(`SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-					WHERE pid<>pg_backend_pid() AND (query LIKE '%INTO queue_%' OR query ILIKE 'commit%' OR query LIKE '%lock_timeout%') ORDER BY random() LIMIT 2`)
+					WHERE pid<>pg_backend_pid() AND application_name=current_setting('application_name') AND (query LIKE '%INTO queue_%' OR query ILIKE 'commit%' OR query LIKE '%lock_timeout%') ORDER BY random() LIMIT 2`)
 			}
 		}
 	})

@@ -27,7 +27,8 @@ func DSN(t testing.TB) string {
 	return dsn
 }
 
-// Postgres makes a schema of its own in the database that [DSN] names, and gives handles on it, all until the test ends.
+// Postgres makes a schema of its own in the database that [DSN] names, and gives handles on it, all until the test ends. The
+// schema is also their application_name, so that a test can tell its connections from those of others.
 // The driver is "pgx", which the caller links.
 func Postgres(t testing.TB) func() *sql.DB {
 	t.Helper()
@@ -43,7 +44,7 @@ func Postgres(t testing.TB) func() *sql.DB {
 	})
 	return func() *sql.DB {
 		t.Helper()
-		return open(t, "pgx", dsn+"&search_path="+schema)
+		return open(t, "pgx", dsn+"&search_path="+schema+"&application_name="+schema)
 	}
 }
 
