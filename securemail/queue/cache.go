@@ -48,8 +48,13 @@ func (c *cache[V]) turn(now time.Time) {
 		return
 	}
 	c.old = c.young
-	if now.Sub(c.since) >= 2*generation {
-		c.old = nil
+	switch age := now.Sub(c.since); {
+	case age >= 2*generation:
+		c.old, c.since = nil, now
+	case age >= generation:
+		c.since = c.since.Add(generation) // an idle cache turns late, and what is old is none the younger for it
+	default:
+		c.since = now
 	}
-	c.young, c.since = make(map[string]V), now
+	c.young = make(map[string]V)
 }
