@@ -49,3 +49,30 @@ func TestDestroyedScope(t *testing.T) {
 		}
 	})
 }
+
+// A part that has something to tell of a destroyed tenant is not stopped by it, nor are others' events that come with it;
+// what is kept names nobody.
+func TestEventsOfADestroyedScopeAreKept(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		p := r.put(1).Parcels[0]
+		_, err := r.ring.Destroy(t.Context(), "tenant/clinic")
+		require.NoError(t, err)
+		gone := r.event(p.Slip, securemail.StateHeld)
+		gone.Failure, gone.Detail = "why", map[string]string{"k": "v"}
+		gone.Facts = &securemail.Facts{Slip: p.Slip}
+		there := securemail.Event{ID: r.newID("e"), Kind: "notice", Time: r.clock(), By: securemail.Actor{Tenant: "ward", ID: "notice", Kind: "part"}}
+		for range 2 {
+			require.NoError(t, r.Add(t.Context(), nil, gone, there))
+		}
+		es, err := r.Next(t.Context(), "log", 100)
+		require.NoError(t, err)
+		got := es[len(es)-2:]
+		require.Equal(t, []string{gone.ID, there.ID}, []string{got[0].ID, got[1].ID})
+		require.Equal(t, gone.By, got[0].By)
+		require.Equal(t, gone.Detail, got[0].Detail)
+		want := securemail.Status{State: securemail.StateHeld, Failure: "why", Attempt: gone.Attempt}
+		want.ID, want.Submission, want.Actor.Tenant = p.ID, p.Submission, "clinic"
+		require.Equal(t, want, got[0].Status)
+		require.Nil(t, got[0].Facts)
+	})
+}

@@ -36,21 +36,37 @@ func (k *dataKey) eventRows(es []securemail.Event) ([][]any, error) {
 	return out, nil
 }
 
-// packEvents seals es, under a fresh key for each tenant.
+// eventKey is the key that a tenant's events are sealed under; bare: his scope was destroyed, so that it is the queue's own.
+type eventKey struct {
+	*dataKey
+	bare bool
+}
+
+// packEvents seals es, under a fresh key for each tenant. Where a tenant's scope was destroyed, the queue's own keeps what
+// happened, without what it was about: an event that could never be added would stop whoever must add it.
 func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedEvents, error) {
 	p := new(packedEvents)
-	byTenant := make(map[string]*dataKey)
+	byTenant := make(map[string]eventKey)
 	for _, e := range es {
-		k := byTenant[e.By.Tenant]
-		if k == nil {
+		k, ok := byTenant[e.By.Tenant]
+		if !ok {
 			var err error
-			if k, err = q.newKey(ctx, e.By.Tenant, "e"+newRandom()); err != nil {
+			if k, err = q.newEventKey(ctx, e.By.Tenant); err != nil {
 				return nil, err
 			}
 			byTenant[e.By.Tenant] = k
-			p.keys = append(p.keys, []any{k.id, e.By.Tenant, k.wrapped, micros(q.o.Now())})
+			owner := e.By.Tenant
+			if k.bare {
+				owner = ""
+			}
+			p.keys = append(p.keys, []any{k.id, owner, k.wrapped, micros(q.o.Now())})
 		}
-		rows, err := k.eventRows([]securemail.Event{e})
+		sealed := e
+		if k.bare {
+			sealed.Status, sealed.Facts, sealed.Decision = bareStatus(e.Status.ID, e.Submission, e.State), nil, nil
+			sealed.Actor.Tenant, sealed.Attempt, sealed.Failure, sealed.Reasons = e.Actor.Tenant, e.Attempt, e.Failure, e.Reasons
+		}
+		rows, err := k.eventRows([]securemail.Event{sealed})
 		if err != nil {
 			return nil, err
 		}
@@ -63,6 +79,15 @@ func (q *Queue) packEvents(ctx context.Context, es []securemail.Event) (*packedE
 		}
 	}
 	return p, nil
+}
+
+func (q *Queue) newEventKey(ctx context.Context, tenant string) (eventKey, error) {
+	k, err := q.newKey(ctx, tenant, "e"+newRandom())
+	if !isDestroyed(err) {
+		return eventKey{k, false}, err
+	}
+	k, err = q.newKeyUnder(ctx, indexScope, "e"+newRandom())
+	return eventKey{k, true}, err
 }
 
 func (q *Queue) writeEvents(ctx context.Context, tx querier, p *packedEvents) error {
@@ -80,7 +105,8 @@ func (q *Queue) insertEvents(rows [][]any) []statement {
 }
 
 // Add implements [securemail.Outbox]. Each event needs an ID; one that is already there is left as it is, so Add may be
-// repeated. By.Tenant is the scope it is sealed under. An event of Kind "read" also sets Status.Read of its parcel, once.
+// repeated. By.Tenant is the scope it is sealed under; where that was destroyed, the queue's own scope keeps what
+// names nobody: no Slip, Receipt, Facts or Decision. An event of Kind "read" also sets Status.Read of its parcel, once.
 // With tx it touches only tx and the key ring, and on an error tx can still be used; without, it is durable when it returns.
 func (q *Queue) Add(ctx context.Context, tx *sql.Tx, es ...securemail.Event) error {
 	if len(es) == 0 {

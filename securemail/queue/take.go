@@ -266,24 +266,12 @@ func (q *Queue) setAside(ctx context.Context, r *row, cause error) error {
 	})
 }
 
-// packAside is the event that tells of a parcel that was set aside. Where the tenant's scope was destroyed, the queue's own
-// keeps it.
+// packAside is the event that tells of a parcel that was set aside.
 func (q *Queue) packAside(ctx context.Context, st *securemail.Status, rule string) (*packedEvents, error) {
-	e := securemail.Event{
+	return q.packEvents(ctx, []securemail.Event{{
 		ID: newID(st.Changed), Kind: string(st.State), Time: st.Changed, Status: *st, Detail: map[string]string{"rule": rule},
 		By: securemail.Actor{Tenant: st.Actor.Tenant, ID: "queue", Kind: "part"},
-	}
-	add, err := q.packEvents(ctx, []securemail.Event{e})
-	if !isDestroyed(err) {
-		return add, err
-	}
-	k, err := q.newKeyUnder(ctx, indexScope, "e"+newRandom())
-	if err != nil {
-		return nil, err
-	}
-	add = &packedEvents{keys: [][]any{{k.id, "", k.wrapped, micros(q.o.Now())}}}
-	add.events, err = k.eventRows([]securemail.Event{e})
-	return add, err
+	}})
 }
 
 func (q *Queue) hold(id securemail.ParcelID, attempt int) {
