@@ -86,6 +86,7 @@ type Notices struct {
 	groups map[string]*group
 	last   map[string]time.Time // when each addressee was last mailed
 	purged time.Time
+	fresh  time.Time // when groups were last loaded from the beginning
 }
 
 var (

@@ -427,3 +427,88 @@ func TestAReportThatIsRefusedGoesToTheRole(t *testing.T) {
 		})
 	}
 }
+
+// refuseOffice lets send answer err for reports to the office.
+func (r *rig) refuseOffice(err error) {
+	r.send = func(ctx context.Context, d *securemail.Draft) (*securemail.Submission, error) {
+		if d.To[0].Address.Domain() == "office.example" {
+			return nil, err
+		}
+		return r.Mailer.Send(ctx, d)
+	}
+}
+
+func TestAReportThatCantBeSentNowKeepsNoOtherWaiting(t *testing.T) {
+	r := newRig(t, notice.Options{Tenants: office, Rules: []notice.Rule{
+		{Name: "office", Purposes: []securemail.Purpose{securemail.PurposePayment}, To: notice.ToRole},
+	}})
+	r.Transport.Script("bad.example", fails(securemail.FatePermanent))
+	stop := errors.New("not now")
+	r.refuseOffice(stop)
+	r.mustSend(draft(securemail.PurposePayment, "bad.example"))
+	r.mustSend(draft(securemail.PurposePayment, "bad.example"))
+	r.Pass(t)
+	for range 2 {
+		_, err := r.notices.Pass(t.Context())
+		require.ErrorIs(t, err, stop)
+	}
+	r.mustSend(draft(securemail.PurposeTreatment, "bad.example"))
+	r.Pass(t)
+	n, err := r.notices.Pass(t.Context())
+	require.ErrorIs(t, err, stop)
+	require.Equal(t, 1, n, "the sender is told")
+	r.send = nil
+	r.round()
+	_, entries := r.reports()
+	require.Len(t, entries, 3)
+}
+
+// destroyedError is a key ring's final no.
+type destroyedError struct{}
+
+func (destroyedError) Error() string   { return "scope destroyed" }
+func (destroyedError) Destroyed() bool { return true }
+
+func TestAReportUnderADestroyedKeyIsGivenUp(t *testing.T) {
+	r := newRig(t, notice.Options{Tenants: office})
+	r.Transport.Script("bad.example", fails(securemail.FatePermanent))
+	r.send = func(context.Context, *securemail.Draft) (*securemail.Submission, error) {
+		return nil, fmt.Errorf("put: %w", destroyedError{})
+	}
+	r.mustSend(draft(securemail.PurposeTreatment, "bad.example"))
+	for range 3 {
+		r.round()
+		r.Clock.Advance(11 * time.Minute)
+	}
+	var failed []string
+	for _, e := range r.events("notice") {
+		failed = append(failed, e.Detail["to"]+" "+e.Detail["outcome"])
+	}
+	require.Equal(t, []string{"sender failed", "role failed"}, failed)
+}
+
+// PostgreSQL gives numbers before it commits, so that what is entered may lie under a number that was passed.
+func TestWhatIsEnteredUnderAnEarlierNumberIsTold(t *testing.T) {
+	r := newRig(t, notice.Options{})
+	r.Transport.Script("bad.example", fails(securemail.FatePermanent))
+	tell := func() {
+		r.mustSend(draft("", "bad.example"))
+		r.Pass(t)
+	}
+	tell()
+	_, err := r.db.ExecContext(t.Context(), "UPDATE notice_item SET pos=100")
+	require.NoError(t, err)
+	r.round()
+	tell()
+	_, err = r.db.ExecContext(t.Context(), "UPDATE notice_item SET pos=50 WHERE step=0")
+	require.NoError(t, err)
+	for range 3 {
+		tell()
+		r.Clock.Advance(6 * time.Minute)
+		r.round()
+	}
+	r.Clock.Advance(11 * time.Minute)
+	r.round()
+	_, entries := r.reports()
+	require.Len(t, entries, 5)
+}

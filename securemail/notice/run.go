@@ -64,16 +64,18 @@ func (n *Notices) Pass(ctx context.Context) (int, error) {
 	if err := n.late(ctx, now); err != nil {
 		return 0, wrap("late mail", err)
 	}
-	mailed, err := n.resume(ctx, now)
-	if err != nil {
-		return mailed, wrap("resume", err)
+	mailed, resumeErr := n.resume(ctx, now)
+	if now.Sub(n.fresh).Abs() >= n.o.Every {
+		// PostgreSQL commits in another order than it counts: what came late under a number that was passed is found so.
+		n.forget()
+		n.fresh = now
 	}
 	if err := n.load(ctx); err != nil {
 		n.forget()
-		return mailed, wrap("load", err)
+		return mailed, wrap("load", errors.Join(resumeErr, err))
 	}
 	more, err := n.flush(ctx, now)
-	if err == nil && now.Sub(n.purged).Abs() > time.Hour {
+	if err = errors.Join(resumeErr, err); err == nil && now.Sub(n.purged).Abs() > time.Hour {
 		if err = n.purge(ctx, now); err == nil {
 			n.purged = now
 		}
@@ -279,20 +281,27 @@ func sort(items []*item) {
 
 // resume mails the reports that a program had begun when it stopped.
 func (n *Notices) resume(ctx context.Context, now time.Time) (int, error) {
+	var errs []error
+	mailed, tried := 0, map[string]bool{}
 	items, err := n.items(ctx, "step=1 ORDER BY pos LIMIT 1")
-	mailed := 0
 	for ; err == nil && len(items) > 0; items, err = n.items(ctx, "step=1 AND pos>? ORDER BY pos LIMIT 1", items[0].pos) {
+		id := items[0].reportID
+		if tried[id] {
+			continue // another item of one that failed just now
+		}
+		tried[id] = true
 		found, err := n.find(ctx, items)
 		if err != nil {
 			return mailed, err
 		}
 		g := n.groupOf(items[0], found)
-		if err := n.report(ctx, items[0].reportID, g.who, g.to, now); err != nil {
-			return mailed, err
+		if err := n.report(ctx, id, g.who, g.to, now); err != nil {
+			errs = append(errs, err) // it must not keep the others waiting
+			continue
 		}
 		mailed++
 	}
-	return mailed, err
+	return mailed, errors.Join(append(errs, err)...)
 }
 
 // report mails report id, whose items are in the table, and settles it.
@@ -344,8 +353,9 @@ func (n *Notices) report(ctx context.Context, id, who string, to securemail.Cont
 	return n.settle(ctx, id, escalated)
 }
 
-// refused says that trying again is of no use.
+// refused says that trying again is of no use: among others, under a tenant whose keys were destroyed nothing can be sent.
 func refused(err error) bool {
 	_, faulty := errors.AsType[*securemail.DraftError](err)
-	return faulty || errors.Is(err, securemail.ErrRefused) || errors.Is(err, securemail.ErrDenied) || errors.Is(err, securemail.ErrTenant)
+	var d interface{ Destroyed() bool }
+	return faulty || errors.As(err, &d) && d.Destroyed() || errors.Is(err, securemail.ErrRefused) || errors.Is(err, securemail.ErrDenied) || errors.Is(err, securemail.ErrTenant)
 }
