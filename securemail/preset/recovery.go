@@ -204,6 +204,14 @@ func (s *System) declare(ctx context.Context, d *DeclareOptions) (*Declared, err
 	if out.Reconciled, err = s.Queue.Reconcile(ctx, ro); err != nil {
 		return nil, err
 	}
+	if ro.Told != nil && mark != nil && !n.newer {
+		// The backup's own log tells of the moments in which it was made, and nobody of what came then.
+		rest, err := s.Queue.Reconcile(ctx, &queue.ReconcileOptions{NothingLeft: d.NothingLeft})
+		if err != nil {
+			return nil, err
+		}
+		out.Uncertain = append(out.Uncertain, rest.Uncertain...)
+	}
 	return out, s.record(ctx, d, out)
 }
 
@@ -253,17 +261,19 @@ type news struct {
 	oldest int64
 	size   int64
 	count  int64
+	newer  bool // some of it is behind the backup's log
 	keys   []securemail.Event
 	tolds  []queue.Told
 }
 
-// candidate says whether e may have come after the database's moment; whether it did, the database is asked.
+// candidate says whether e may have come after the database's moment; whether it did, the database is asked. The log in a
+// backup is a little newer than the rows.
 func (n *news) candidate(e *backup.Entry) bool {
-	if n.mark != nil {
-		return e.Number >= n.mark.LogSize
-	}
-	return e.Seq >= n.oldest && e.Seq > 0
+	return n.behind(e) || e.Seq >= n.oldest && e.Seq > 0
 }
+
+// behind says that e is not in the backup's log.
+func (n *news) behind(e *backup.Entry) bool { return n.mark != nil && e.Number >= n.mark.LogSize }
 
 // oldestEvent is the number of the oldest event that the database still has: entries before it are no news.
 func (s *System) oldestEvent(ctx context.Context) (int64, error) {
@@ -294,15 +304,15 @@ func (s *System) readNews(ctx context.Context, n *news) error {
 			return err
 		}
 		n.size = e.Number + 1
-		if !n.candidate(&e) {
+		if !n.candidate(&e) && e.Kind != kindRestored {
 			continue
 		}
-		_, holds, err := s.Queue.Holds(ctx, e.Seq, e.Event)
+		known, holds, err := s.Queue.Holds(ctx, e.Seq, e.Event)
 		switch {
 		case err != nil:
 			return err
-		case holds && e.Kind == kindRestored:
-			n.forget() // what came before it was settled when that restore was declared
+		case e.Kind == kindRestored && (holds || !known && !n.behind(&e)):
+			n.forget() // what came before it was settled when that restore was declared, which may be long ago
 		case !holds && e.Kind != kindRestored:
 			n.add(&e)
 		}
@@ -311,10 +321,11 @@ func (s *System) readNews(ctx context.Context, n *news) error {
 }
 
 // forget drops what was collected.
-func (n *news) forget() { n.count, n.keys, n.tolds = 0, nil, nil }
+func (n *news) forget() { n.count, n.newer, n.keys, n.tolds = 0, false, nil, nil }
 
 func (n *news) add(e *backup.Entry) {
 	n.count++
+	n.newer = n.newer || n.behind(e)
 	switch state := securemail.State(e.Kind); {
 	case e.Kind == keyring.EventKind:
 		n.keys = append(n.keys, securemail.Event{

@@ -22,6 +22,7 @@ import (
 	"github.com/postseal/postseal/securemail/backup"
 	"github.com/postseal/postseal/securemail/keyring"
 	"github.com/postseal/postseal/securemail/preset"
+	"github.com/postseal/postseal/securemail/queue"
 	"github.com/postseal/postseal/transport/smtp"
 )
 
@@ -172,6 +173,55 @@ func TestNoLogSurvived(t *testing.T) {
 			require.Equal(t, securemail.StateUncertain, m.states()[ids[0]])
 		}
 		require.NoError(t, m.Close())
+	}
+}
+
+// TestWhatLeftWhileTheBackupWasMadeIsNotSentAgain: the rows are of an earlier moment than the log beside them.
+func TestWhatLeftWhileTheBackupWasMadeIsNotSentAgain(t *testing.T) {
+	for _, c := range []struct{ survived, nothingLeft bool }{{survived: true}, {nothingLeft: true}, {}} {
+		m := newMailSystem(t)
+		during := m.send(1)[0]
+		later := m.send(1)[0]
+		require.NoError(t, m.Mailer.Order(t.Context(), securemail.Hold, later))
+		keyFile, err := os.ReadFile(m.path + ".audit.key")
+		require.NoError(t, err)
+		key, err := audit.ReadPublicKey(m.path + ".audit.key")
+		require.NoError(t, err)
+		blobs, err := queue.Dir(m.path + ".blobs")
+		require.NoError(t, err)
+		var b bytes.Buffer
+		_, err = backup.Write(t.Context(), &b, &backup.Set{
+			DB: m.DB, Blobs: blobs, Named: m.Queue, Ring: m.KeyRing, Log: os.DirFS(m.path + ".audit"), LogKey: key,
+			Files: map[string][]byte{"audit.key": keyFile},
+			Publish: func(ctx context.Context) error {
+				if _, err := m.RunDue(ctx); err != nil {
+					return err
+				}
+				return m.Ledger.Publish(ctx)
+			},
+		})
+		require.NoError(t, err)
+		require.Len(t, m.peer.Messages(), 1)
+		require.NoError(t, m.Mailer.Order(t.Context(), securemail.Release, later))
+		m.run()
+		require.NoError(t, m.Close())
+		require.Len(t, m.peer.Messages(), 2)
+		ro := &preset.RestoreOptions{From: m.from(), Store: quiet(m.so)}
+		if c.survived {
+			ro.LogDir = m.path + ".audit"
+		}
+		path := filepath.Join(t.TempDir(), "back.db")
+		_, err = preset.Restore(t.Context(), path, &b, ro)
+		require.NoError(t, err)
+		o := declaration()
+		o.NothingLeft = c.nothingLeft
+		d, err := preset.Declare(t.Context(), path, quiet(m.so), o)
+		require.NoError(t, err)
+		require.Equal(t, c.survived || c.nothingLeft, len(d.Uncertain) == 0)
+		m.open(path)
+		m.run()
+		require.Len(t, m.peer.Messages(), 2, "nothing left twice")
+		require.Equal(t, securemail.StateDelivered, m.states()[during])
 	}
 }
 
