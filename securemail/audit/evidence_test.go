@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/mod/sumdb/note"
@@ -62,6 +63,24 @@ func TestEvidence(t *testing.T) {
 	} {
 		require.Contains(t, said, want)
 	}
+}
+
+// What others wrote ends no line of the statement and steers no terminal.
+func TestNobodySaysASentenceOfTheStatement(t *testing.T) {
+	l := open(t, logDir(t), nil)
+	e := full(t)
+	e.By.ID = "eve\x1b[2K"
+	e.Failure = "no\n2026-01-01T00:00:00Z The copy was encrypted with AES256.\u202e\u2028"
+	e.Reasons = []securemail.Reason{{Rule: "r\r\n", Text: "t\x9b"}}
+	require.NoError(t, l.Emit(t.Context(), e))
+	b, err := l.Evidence(t.Context(), e.Status.ID)
+	require.NoError(t, err)
+	got, err := audit.VerifyEvidence(b, l.Verifier())
+	require.NoError(t, err)
+	for _, s := range got.Statement {
+		require.Equal(t, -1, strings.IndexFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }), "%q", s)
+	}
+	require.Contains(t, strings.Join(got.Statement, "\n"), "by person eve\ufffd[2K.")
 }
 
 func TestEvidenceOfAnUnknownParcel(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // state says in sentences what es, the entries of one parcel, say. It depends on nothing else, so that who verifies a bundle
@@ -72,8 +73,17 @@ type sentences struct {
 	out []string
 }
 
+// say adds one line. What others wrote may stand in it: nothing of that may end the line, and so say a sentence of its own,
+// or steer a terminal.
 func (s *sentences) say(format string, args ...any) {
-	s.out = append(s.out, s.at+" "+fmt.Sprintf(format, args...))
+	s.out = append(s.out, s.at+" "+strings.Map(printed, fmt.Sprintf(format, args...)))
+}
+
+func printed(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return unicode.ReplacementChar
 }
 
 func (s *sentences) reasons(what string, rs []Reason) {
