@@ -127,8 +127,9 @@ func TestNothingWithARecordedOutcomeIsSentAgain(t *testing.T) {
 	require.Empty(t, d.Uncertain)
 	require.Equal(t, 1, d.Destroyed)
 	require.Len(t, d.Unknown, 2)
-	for i, u := range d.Unknown {
-		require.Equal(t, after[i], u.Parcel)
+	require.NotEqual(t, d.Unknown[0].Parcel, d.Unknown[1].Parcel)
+	for _, u := range d.Unknown { // in order of their ids: those of one millisecond have none
+		require.Contains(t, after, u.Parcel)
 		require.Equal(t, securemail.StateDelivered, u.State)
 	}
 	m.open(path)
