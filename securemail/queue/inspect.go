@@ -78,7 +78,7 @@ func (q *Queue) inspectRows(ctx context.Context, rows []*row, out *Inspected) er
 		err := q.inspect(ctx, r, bodies, read, out)
 		switch {
 		case err == nil:
-		case wasDestroyed(err):
+		case isDestroyed(err):
 			out.Destroyed++
 		case isDamage(err):
 			out.Damaged, out.Problems = append(out.Damaged, securemail.ParcelID(r.id)), append(out.Problems, err)

@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -202,7 +201,7 @@ func (r *reconciling) plan(ctx context.Context, row *row, enter func(*securemail
 	if err == nil {
 		st, err = k.statusOf(row)
 	}
-	if isDamage(err) || wasDestroyed(err) {
+	if isDamage(err) || isDestroyed(err) {
 		r.unread[row.id] = true
 		return nil, nil
 	}
@@ -229,12 +228,6 @@ func (r *reconciling) plan(ctx context.Context, row *row, enter func(*securemail
 		ID: newID(now), Kind: string(c.to.State), Time: now, By: actor, Status: c.to, Detail: map[string]string{"reconciled": by},
 	}})
 	return c, err
-}
-
-// wasDestroyed says that err is the key ring's final no.
-func wasDestroyed(err error) bool {
-	var d interface{ Destroyed() bool }
-	return errors.As(err, &d) && d.Destroyed()
 }
 
 func (r *reconciling) write(ctx context.Context, changes []*change) error {
