@@ -40,8 +40,7 @@ func powerCuts(ctx context.Context, s settings) (r *result, err error) {
 	if err := c.trace(ctx, trace); err != nil {
 		return nil, err
 	}
-	p := &power{runner: c, dir: dir, arrived: w.times, total: result{Rounds: s.rounds}}
-	w.times = make(map[string][]time.Time)
+	p := &power{runner: c, dir: dir, arrived: w.taken(), total: result{Rounds: s.rounds}}
 	if err := p.cutAll(ctx, trace); err != nil {
 		return nil, err
 	}

@@ -131,6 +131,20 @@ func (w *world) addrs() string {
 	return strings.Join(out, ",")
 }
 
+// taken returns the arrivals of a child that is dead, once its sessions have ended, and begins anew.
+func (w *world) taken() map[string][]time.Time {
+	for _, h := range w.hosts {
+		for end := time.Now().Add(startBy); h.peer.Open() > 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := w.times
+	w.times = make(map[string][]time.Time)
+	return out
+}
+
 // forget drops all arrivals so far.
 func (w *world) forget() {
 	for _, h := range w.hosts {
