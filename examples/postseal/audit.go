@@ -173,8 +173,8 @@ func searchText(j *auditJob) error {
 		if err != nil {
 			return err
 		}
-		about := cmp.Or(e.Parcel, "-")
-		if _, err := fmt.Fprintf(j.out, "%s  %-11s %s  by %s  %s\n", e.Time.UTC().Format(time.RFC3339), e.Kind, about, cmp.Or(e.By.ID, "-"), e.Event); err != nil {
+		about := cmp.Or(inline(e.Parcel), "-")
+		if _, err := fmt.Fprintf(j.out, "%s  %-11s %s  by %s  %s\n", e.Time.UTC().Format(time.RFC3339), e.Kind, about, cmp.Or(inline(e.By.ID), "-"), inline(e.Event)); err != nil {
 			return err
 		}
 	}

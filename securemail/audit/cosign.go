@@ -218,6 +218,9 @@ func (l *Log) stampFor(cp *checkpoint, last int64) (*stamped, error) {
 			continue
 		}
 		note, err := os.ReadFile(filepath.Join(dir, d.Name()+stampedEnd))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // a token about nothing that is there: another day's will do
+		}
 		if err != nil {
 			return nil, corrupt("stamp", err)
 		}

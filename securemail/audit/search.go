@@ -29,7 +29,7 @@ var errLimit = errors.New("audit: negative Search.Limit")
 // Search yields the entries that s asks for, of all that are durable when it is called, published or not. It reads the log
 // bundle by bundle and holds one at a time. Where a field other than From and Until is set, a catalogue spares it nearly all
 // bundles that don't match; it takes 2 KB a bundle and lies in the folder catalog, which may be removed: the first search makes
-// it (about 3 s for 1,000,000 entries), also where it is damaged. It does not prove what it gives: [Log.Prove]
+// it (some seconds for 1,000,000 entries), also where it is damaged. It does not prove what it gives: [Log.Prove]
 // and [Log.Evidence] do, and [Log.Check] proves all. Whom a search is allowed to is for the host to ask before it
 // (securemail.Authorizer), and to record: it knows who asks, and why. An error is the last that is yielded: ErrCorrupt, ctx's,
 // the file system's.
