@@ -75,8 +75,8 @@ func Pending(ctx context.Context, db *sql.DB) (*Mark, error) {
 	return m, nil
 }
 
-// Declare says that every restore of db up to now is known and dealt with. The caller has settled the parcels, begun the new
-// epoch of the log and recorded both before.
+// Declare says that every restore of db up to now is known and dealt with. The caller has settled the parcels and recorded
+// that before.
 func Declare(ctx context.Context, db *sql.DB, at time.Time) error {
 	d, err := sqldb.Of(ctx, db)
 	if err != nil {

@@ -125,7 +125,7 @@ func (w *logWalk) end() error {
 	return nil
 }
 
-// others yields the names of what else belongs to a log: catalogue, time stamps, earlier epochs. Not what is made anew or
+// others yields the names of what else belongs to a log: catalogue, time stamps, cosigned checkpoint. Not what is made anew or
 // holds for one process only.
 func (p *published) others(yield func(name string, err error) bool) {
 	err := fs.WalkDir(p.files, ".", func(name string, d fs.DirEntry, err error) error {

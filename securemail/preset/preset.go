@@ -90,6 +90,8 @@ type Options struct {
 	// Logger nil: slog.Default(). Now nil: time.Now.
 	Logger *slog.Logger
 	Now    func() time.Time
+
+	declaring bool // a restore is being declared
 }
 
 // System is a Mailer and the parts it is made of, all of them ready.
@@ -120,11 +122,12 @@ type System struct {
 
 	reports *smtp.Transport // the Reporter's
 
-	path  string
-	now   func() time.Time
-	ownDB bool
-	stop  context.CancelFunc
-	ended context.Context
+	path    string
+	now     func() time.Time
+	ownDB   bool
+	oldRing bool // the key ring is older than the database knows it; only a declaration goes on with it
+	stop    context.CancelFunc
+	ended   context.Context
 
 	mu     sync.Mutex // guards closed and adding to wg
 	closed bool
@@ -135,7 +138,7 @@ type System struct {
 var ErrClosed = errors.New("preset: closed")
 
 // Open opens or makes the SQLite file at path and what lies beside it, and wires a System. On an error nothing stays open.
-// Several processes may open one path, but only one at a time may write the audit log: the second gets its error.
+// A key ring older than the database knows it is a *keyring.RollbackError: see Declare. Several processes may open one path, but only one at a time may write the audit log: the second gets its error.
 func Open(ctx context.Context, path string, o *Options) (*System, error) {
 	if path == "" {
 		return nil, errors.New("preset: path required")
@@ -213,12 +216,11 @@ func logger(o *Options) *slog.Logger { return cmp.Or(o.Logger, slog.Default()) }
 
 // openState opens what remembers: key ring, queue, audit log, pinned keys.
 func (s *System) openState(ctx context.Context, path string, o *Options) (err error) {
-	window := cmp.Or(o.DestroyWindow, 24*time.Hour)
-	if window < time.Hour {
+	ro := o.ring()
+	if ro.Window < time.Hour {
 		return errors.New("preset: Options.DestroyWindow must be at least 1 h")
 	}
-	s.KeyRing, err = keyring.OpenFile(cmp.Or(o.KeyFile, path+".key"), &keyring.Options{Root: o.Root, Window: window, Now: o.Now})
-	if err != nil {
+	if s.KeyRing, err = keyring.OpenFile(cmp.Or(o.KeyFile, path+".key"), ro); err != nil {
 		return err
 	}
 	blobs, err := queue.Dir(path + ".blobs")
@@ -235,7 +237,7 @@ func (s *System) openState(ctx context.Context, path string, o *Options) (err er
 	if err != nil {
 		return err
 	}
-	if err := s.KeyRing.RecordTo(ctx, s.Queue); err != nil {
+	if err := s.recordRing(ctx, o); err != nil {
 		return err
 	}
 	var lo audit.Options

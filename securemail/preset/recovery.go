@@ -145,8 +145,12 @@ var ErrNothingToDeclare = errors.New("preset: nothing to declare: the store was 
 // may run again. Nobody may have it open. What the audit log knows and the database does not is done again: keys that were
 // destroyed since are destroyed, outcomes are settled, so that nothing with a recorded outcome is sent again, and parcels
 // accepted since are listed: the host sends them again. Where no log survived that is newer than the backup, every open
-// parcel becomes uncertain unless NothingLeft is declared. Then the log begins a new epoch with an entry "restored", and the
-// store is free. It may be repeated where it was cut short.
+// parcel becomes uncertain unless NothingLeft is declared. Then the log has an entry "restored", before which
+// nothing is asked of the database any more, and the store is free. It may be repeated where it was cut short.
+//
+// It is the way on, too, where the files of the key ring alone were replaced by older ones and the newest are lost: what was
+// destroyed since is destroyed again. What was sealed under scopes that the old files lack stays unreadable, and where that
+// is what the outbox holds, Declare says so and changes nothing: nobody could know what else was destroyed.
 func Declare(ctx context.Context, path string, o *Options, d *DeclareOptions) (_ *Declared, err error) {
 	if d == nil || d.By.ID == "" || d.Reason == "" {
 		return nil, errors.New("preset: declare: who, and for what reason?")
@@ -154,7 +158,12 @@ func Declare(ctx context.Context, path string, o *Options, d *DeclareOptions) (_
 	if err := isFile(path); err != nil {
 		return nil, err
 	}
-	s, err := Open(ctx, path, o)
+	var declaring Options
+	if o != nil {
+		declaring = *o
+	}
+	declaring.declaring = true
+	s, err := Open(ctx, path, &declaring)
 	if err != nil {
 		return nil, err
 	}
@@ -182,8 +191,13 @@ func (s *System) declare(ctx context.Context, d *DeclareOptions) (*Declared, err
 	if err := s.readNews(ctx, n); err != nil {
 		return nil, err
 	}
-	if out.LogSize, out.News = n.size, n.count; mark == nil && n.count == 0 {
+	if out.LogSize, out.News = n.size, n.count; mark == nil && n.count == 0 && !s.oldRing {
 		return nil, ErrNothingToDeclare
+	}
+	if s.oldRing {
+		if out.Destroyed, err = s.renewRing(ctx); err != nil {
+			return nil, err
+		}
 	}
 	for _, e := range n.keys {
 		did, err := s.KeyRing.Replay(ctx, e)
@@ -193,6 +207,10 @@ func (s *System) declare(ctx context.Context, d *DeclareOptions) (*Declared, err
 		if did {
 			out.Destroyed++
 		}
+	}
+	if mark == nil && n.count == 0 { // the key ring alone was older
+		out.Reconciled = &queue.Reconciled{}
+		return out, s.record(ctx, d, out)
 	}
 	ro := &queue.ReconcileOptions{NothingLeft: d.NothingLeft}
 	if mark != nil {
@@ -215,7 +233,7 @@ func (s *System) declare(ctx context.Context, d *DeclareOptions) (*Declared, err
 	return out, s.record(ctx, d, out)
 }
 
-// record makes the entry, begins the log's new epoch and frees the store, in this order.
+// record makes the entry, notes where the key ring stands and frees the store, in this order.
 func (s *System) record(ctx context.Context, d *DeclareOptions, out *Declared) error {
 	now := s.now()
 	e := securemail.Event{
@@ -241,14 +259,10 @@ func (s *System) record(ctx context.Context, d *DeclareOptions, out *Declared) e
 	if id == e.ID {
 		e.Seq = seq
 	}
-	if l, ok := any(s.Ledger).(interface {
-		Restored(ctx context.Context, e securemail.Event) error
-	}); ok {
-		err = l.Restored(ctx, e)
-	} else {
-		err = s.Ledger.Emit(ctx, e)
+	if err := s.Ledger.Emit(ctx, e); err != nil {
+		return err
 	}
-	if err != nil {
+	if err := s.noteRing(ctx); err != nil {
 		return err
 	}
 	return backup.Declare(ctx, s.DB, now)
